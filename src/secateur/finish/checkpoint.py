@@ -1,0 +1,154 @@
+"""Save and load a pruned network without pickle: safetensors, with the new shapes as JSON beside the tensors."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+from torch import Tensor, nn
+
+from secateur.errors import CheckpointError
+from secateur.prune import resize, set_tensor
+from secateur.run import write_atomically
+
+CHANNELS = ("in_channels", "out_channels", "groups", "in_features", "out_features", "num_features")
+FORMAT = "secateur-1"
+
+
+def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Write a network's tensors, and the widths of its layers, to one safetensors file.
+
+    Raises CheckpointError where the file cannot be written.
+    """
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    seen: dict[int, str] = {}
+    shared = {name: seen[t.data_ptr()] for name, t in state.items() if t.numel() and _known(seen, name, t)}
+    tensors = {name: tensor for name, tensor in state.items() if name not in shared}
+    widths = {name: widths for name, module in model.named_modules() if (widths := _widths(module))}
+    note = {"format": FORMAT, "widths": json.dumps(widths), "shared": json.dumps(shared)}
+    try:
+        write_atomically(Path(path), to_bytes(tensors, metadata=note))
+    except OSError as error:
+        raise CheckpointError(f"cannot write {path}: {error.strerror}; name another place") from error
+
+
+def _known(seen: dict[int, str], name: str, tensor: Tensor) -> bool:
+    """Whether the same memory was met under an earlier name (tied weights are stored once)."""
+    return seen.setdefault(tensor.data_ptr(), name) != name
+
+
+def _widths(module: nn.Module) -> dict[str, int]:
+    return {name: getattr(module, name) for name in CHANNELS if isinstance(getattr(module, name, None), int)}
+
+
+def load(path: str | os.PathLike[str], dense: nn.Module) -> nn.Module:
+    """A copy of `dense`, cut to the shapes in the file and filled with its tensors.
+
+    Args:
+        path: what `save` wrote. Pickled checkpoints are refused: reading one can run any code.
+        dense: a fresh network of the architecture that was pruned; it is not touched.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or belongs to another architecture.
+    """
+    tensors, note = read_tensors(path)
+    if note.get("format") != FORMAT:
+        raise CheckpointError(f"{path} was not written by secateur.save; load it into the dense model instead")
+    shared: dict[str, str] = json.loads(note["shared"])
+    tensors |= {name: tensors[first] for name, first in shared.items()}
+    model = copy.deepcopy(dense)
+    expected = model.state_dict()
+    missing, unknown = sorted(expected.keys() - tensors), sorted(tensors.keys() - expected)
+    if missing or unknown:
+        raise CheckpointError(
+            f"{path} does not fit {type(dense).__name__}: "
+            f"missing {missing[:3]}, unknown {unknown[:3]}; give the architecture that was pruned"
+        )
+    for name, tensor in tensors.items():
+        _fill(model, name, tensor, path)
+    _set_widths(model, json.loads(note["widths"]))
+    return model
+
+
+def _fill(model: nn.Module, name: str, tensor: Tensor, path: str | os.PathLike[str]) -> None:
+    owner, _, leaf = name.rpartition(".")
+    module = model.get_submodule(owner)
+    old = getattr(module, leaf)
+    fits = old.dim() == tensor.dim() and all(
+        new <= was for new, was in zip(tensor.shape, old.shape, strict=True)
+    )
+    if not fits or old.dtype != tensor.dtype:
+        raise CheckpointError(
+            f"{path}: {name} is {tuple(tensor.shape)} {tensor.dtype}, which cannot be cut from "
+            f"{tuple(old.shape)} {old.dtype}; give the architecture that was pruned"
+        )
+    set_tensor(module, leaf, tensor.to(old.device))
+
+
+def _set_widths(model: nn.Module, widths: Mapping[str, Mapping[str, int]]) -> None:
+    for name, module in model.named_modules():
+        own = widths.get(name)
+        if own is not None:
+            for key in CHANNELS:
+                if key in own:
+                    setattr(module, key, own[key])
+        elif isinstance(module, (nn.LayerNorm, nn.GroupNorm, nn.PReLU)) and module.weight is not None:
+            resize(module, len(module.weight), module.weight.shape[-1])
+
+
+def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file. Raises CheckpointError with the cause."""
+    place = Path(path)
+    if not place.is_file():
+        raise CheckpointError(f"there is no file {place}")
+    try:
+        with safe_open(place, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        head = place.read_bytes()[:4]
+        if head[:2] == b"PK" or head[:1] == b"\x80":
+            raise CheckpointError(
+                f"{place} is a pickle, and unpickling can run any code; convert it where it was made: "
+                "safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')"
+            ) from error
+        raise CheckpointError(f"{place} is not a whole safetensors file ({error}); make it again") from error
+
+
+def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Fill a dense network from a safetensors file, or from a plain state dict read with `weights_only=True`.
+
+    A state dict may lie under the key "state_dict", and its names may begin with "module.".
+    Raises CheckpointError where the file is unsafe, damaged, or does not fit.
+    """
+    place = Path(path)
+    if place.suffix == ".safetensors" or not place.is_file():
+        state: Any = read_tensors(place)[0]
+    else:
+        state = _weights_only(place)
+    state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    try:
+        model.load_state_dict(state, strict=True)
+    except (RuntimeError, AttributeError) as error:
+        lines = " ".join(str(error).split())
+        raise CheckpointError(f"{place} does not fit {type(model).__name__}: {lines[:300]}") from error
+
+
+def _weights_only(place: Path) -> dict[str, Tensor]:
+    try:
+        raw = torch.load(place, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise CheckpointError(
+            f"{place} holds more than tensors, or is damaged, and was not loaded (unpickling can run any code); "
+            "save it again as safetensors"
+        ) from error
+    raw = raw.get("state_dict", raw) if isinstance(raw, dict) else raw
+    if not isinstance(raw, dict) or not all(isinstance(value, Tensor) for value in raw.values()):
+        raise CheckpointError(f"{place} is not a state dict (name -> tensor); save model.state_dict()")
+    return raw

@@ -1,0 +1,148 @@
+"""What a traced network is: layers, and the channels that live or die together. Frozen values."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from secateur.plan import Costs
+
+Side = Literal["in", "out"]
+Index = npt.NDArray[np.int64]
+Counts = Mapping[str, int]
+"""Group key -> units kept. A group that is absent is kept whole."""
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How long one side of a layer is: `fixed` channels, and `per_unit` for each unit kept of some groups."""
+
+    fixed: int
+    parts: tuple[tuple[str, int, int], ...] = ()
+    """(group key, channels of this side per unit, width of the group)"""
+
+    def size(self, counts: Counts) -> int:
+        """Channels left on this side."""
+        return self.fixed + sum(counts.get(key, width) * per_unit for key, per_unit, width in self.parts)
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Keys of the groups that this side is made of."""
+        return tuple(key for key, _, _ in self.parts)
+
+
+@dataclass(frozen=True)
+class Join:
+    """The sum that a layer's output runs into (a residual connection), by order of execution.
+
+    `add` is the ordinal of the addition among all tensor operations of a forward pass, `other` that of the
+    operation whose result is added to this layer's branch.
+    """
+
+    add: int
+    other: int
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Facts of one weighted operation, in the order of the forward pass.
+
+    `positions` is how many times each weight is used for one example, so MACs = positions * weights.
+    `norm` names the batch norm that alone reads this layer's output; `join` the sum the output runs into.
+    """
+
+    name: str
+    kind: Literal["conv", "depthwise", "linear"]
+    in_channels: int
+    out_channels: int
+    kernel: tuple[int, ...]
+    stride: int
+    groups: int
+    in_hw: tuple[int, int]
+    out_hw: tuple[int, int]
+    positions: int
+    itemsize: int
+    inputs: Extent
+    outputs: Extent
+    norm: str | None = None
+    join: Join | None = None
+
+    def weights(self, keep_in: int, keep_out: int) -> int:
+        """Elements of the weight tensor once `keep_in` input and `keep_out` output channels are left."""
+        area = int(np.prod(self.kernel))
+        return keep_out * area if self.kind == "depthwise" else keep_out * keep_in * area // self.groups
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds of the dense layer for one example."""
+        return self.positions * self.weights(self.in_channels, self.out_channels)
+
+
+@dataclass(frozen=True, eq=False)
+class Slice:
+    """Where the units of a group lie on one side of one module: `index[u]` are the positions of unit u."""
+
+    module: str
+    side: Side
+    index: Index
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelGroup:
+    """Channels coupled by residuals, concatenations, depthwise or grouped convolutions and norms.
+
+    A unit is the smallest set of channels that can be cut. `vector_params` and `vector_bytes` are what one
+    unit holds beside weight matrices: biases, and norms with their statistics. `fixed` says why the group
+    has to stay whole; it is empty where the group can be pruned.
+    """
+
+    key: str
+    width: int
+    slices: tuple[Slice, ...]
+    producers: tuple[str, ...]
+    consumers: tuple[str, ...]
+    vector_params: int
+    vector_bytes: int
+    stream: bool = False
+    fixed: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class ModelGraph:
+    """The traced network: layers and groups in forward order, and the dense costs of one example."""
+
+    layers: tuple[Layer, ...]
+    groups: tuple[ChannelGroup, ...]
+    dense: Costs
+    example_shapes: tuple[tuple[int, ...], ...] = field(default=())
+
+    @cached_property
+    def layer(self) -> Mapping[str, Layer]:
+        """Layers by name."""
+        return {layer.name: layer for layer in self.layers}
+
+    @cached_property
+    def group(self) -> Mapping[str, ChannelGroup]:
+        """Groups by key."""
+        return {group.key: group for group in self.groups}
+
+    @property
+    def prunable(self) -> tuple[ChannelGroup, ...]:
+        """The groups that can be cut, in forward order."""
+        return tuple(group for group in self.groups if not group.fixed)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Sixteen hex digits that name the architecture: every layer, every group, every index."""
+        digest = hashlib.sha256(repr((self.layers, self.dense)).encode())
+        for group in self.groups:
+            digest.update(f"{group.key} {group.width} {group.fixed}".encode())
+            for part in group.slices:
+                digest.update(f"{part.module} {part.side}".encode() + part.index.tobytes())
+        return digest.hexdigest()[:16]

@@ -1,0 +1,74 @@
+"""The tensor operations of a forward pass, in order of execution.
+
+A network runs the same operations in the same order before and after pruning, so the ordinal of an operation
+names a value in both: this is how a residual sum found in the dense network is found again in the pruned one.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+ADDITIONS = (torch.ops.aten.add.Tensor, torch.ops.aten.add_.Tensor)
+
+
+class OperationLog(TorchDispatchMode):
+    """Number every operation; remember sums (`keep_sums`), or hold on to the results of `wanted` ordinals."""
+
+    def __init__(self, wanted: Collection[int] = (), keep_sums: bool = False) -> None:
+        super().__init__()
+        self.wanted = frozenset(wanted)
+        self.values: dict[int, Tensor] = {}
+        self.sums: dict[int, tuple[int, int]] = {}
+        self.readers: defaultdict[int, int] = defaultdict(int)
+        self._keep_sums = keep_sums
+        self._paused = False
+        self._count = 0
+        self._made_by: dict[int, int] = {}
+        self._alive: list[Tensor] = []
+
+    def ordinal(self, tensor: Tensor) -> int:
+        """The number of the operation that last wrote `tensor`; -1 for an input or a parameter."""
+        return self._made_by.get(id(tensor), -1)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """For a while, count nothing: what runs is not the network's own."""
+        self._paused = True
+        try:
+            yield
+        finally:
+            self._paused = False
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run the operation and note what it read and made."""
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        if self._paused:
+            return result
+        self._count += 1
+        if self._keep_sums:
+            self._note(func, args, result)
+        elif self._count in self.wanted:
+            self.values[self._count] = result
+        return result
+
+    def _note(self, func: Any, args: tuple[Any, ...], result: Any) -> None:
+        read = [self.ordinal(leaf) for leaf in tree_leaves(args) if isinstance(leaf, Tensor)]
+        for ordinal in read:
+            self.readers[ordinal] += 1
+        if func in ADDITIONS and len(read) == 2 and args[0].shape == args[1].shape:
+            self.sums[self._count] = (read[0], read[1])
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self._made_by[id(leaf)] = self._count
+                self._alive.append(leaf)  # an address is reused once its tensor is gone

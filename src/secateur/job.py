@@ -1,0 +1,277 @@
+"""The job file: one TOML, whose tables and keys are the dataclasses below and their fields."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import math
+import sys
+import tomllib
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from secateur import zoo
+from secateur.api import SearchSettings
+from secateur.data import Dataset, TrainBatches, load_dataset, split
+from secateur.errors import JobError, SecateurError
+from secateur.finish import FineTune, load_weights
+from secateur.plan import Budget
+from secateur.prune import PruneSettings
+from secateur.search import DDPG, Deep, Random, Shallow, SpaceSettings, Strategy, Uniform
+
+SEARCHERS: dict[str, type[Any]] = {
+    "ddpg": DDPG,
+    "random": Random,
+    "uniform": Uniform,
+    "shallow": Shallow,
+    "deep": Deep,
+}
+
+
+@dataclass(frozen=True)
+class ModelJob:
+    """[model]: a zoo name, or `package.module:factory`, with a weights file."""
+
+    name: str
+    weights: str | None = None
+    """safetensors, or a state dict without pickled code; none only for a factory that loads its own."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Arguments of the factory, such as width."""
+
+
+@dataclass(frozen=True)
+class DataJob:
+    """[data]: `digits`, an .npz with MedMNIST's keys, a CIFAR-10 folder, or an image folder."""
+
+    source: str
+    image_size: int | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    reward: int = 1000
+    """Training images that score plans; they are kept out of fine-tuning."""
+    calibration: int = 1000
+    """Training images whose activations the refits use; their labels are not."""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class FineTuneJob(FineTune):
+    """[finetune]: the fields of FineTune, and how batches are made."""
+
+    batch: int = 128
+    crop_pad: int = 4
+    flip: bool = True
+    rivals: bool = False
+    """Whether the rivals are fine-tuned too, for the table's last column."""
+
+
+@dataclass(frozen=True)
+class ReportJob:
+    """[report]: which rivals are run at the same budget, to compare with."""
+
+    rivals: tuple[str, ...] = ("uniform", "shallow", "deep")
+    """Of uniform, shallow, deep, random; random is searched with as many trials."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A whole job; every table but [model], [data] and [budget] may be left out."""
+
+    model: ModelJob
+    data: DataJob
+    budget: Budget
+    trials: int = 400
+    folder: str = ""
+    """The run folder; by default runs/<name of the job file>."""
+    workers: int = 1
+    threads: int | None = None
+    """torch's threads; by default what torch takes."""
+    searcher: Strategy = field(default_factory=DDPG)
+    space: SpaceSettings = field(default_factory=SpaceSettings)
+    prune: PruneSettings = field(default_factory=PruneSettings)
+    finetune: FineTuneJob = field(default_factory=FineTuneJob)
+    report: ReportJob = field(default_factory=ReportJob)
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.report.rivals if name not in SEARCHERS]
+        if unknown:
+            raise JobError(f"[report] rivals: {unknown[0]!r} is none of {', '.join(SEARCHERS)}")
+        if self.trials < 1 or self.workers < 1 or (self.threads is not None and self.threads < 1):
+            raise JobError("trials, workers and threads are 1 or more")
+
+    @property
+    def settings(self) -> SearchSettings:
+        """What `search` takes."""
+        return SearchSettings(self.space, self.prune, self.workers)
+
+
+def read_job(path: str | Path) -> Job:
+    """Read and check a job file; paths in it are relative to it. Raises JobError with the key at fault."""
+    place = Path(path)
+    try:
+        raw = tomllib.loads(place.read_text())
+    except OSError as error:
+        raise JobError(f"cannot read the job file {place}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise JobError(f"{place} is not valid TOML: {error}") from error
+    return parse_job(raw, place)
+
+
+def parse_job(raw: Mapping[str, Any], place: Path) -> Job:
+    """A job from parsed TOML; `place` names it in errors, and anchors its paths."""
+    tables = dict(raw)
+    kind = tables.get("searcher", {})
+    if isinstance(kind, dict):
+        name = kind.get("kind", "ddpg")
+        if name not in SEARCHERS:
+            raise JobError(f"{place}: [searcher] kind = {name!r} is none of {', '.join(SEARCHERS)}")
+        rest = {key: value for key, value in kind.items() if key != "kind"}
+        tables["searcher"] = _build(SEARCHERS[name], rest, f"{place}: [searcher]")
+    try:
+        job: Job = _build(Job, tables, f"{place}:")
+    except JobError:
+        raise
+    except SecateurError as error:
+        raise JobError(f"{place}: {error}") from error
+    folder = job.folder or str(Path("runs") / place.stem)
+    weights = _anchored(job.model.weights, place)
+    source = job.data.source if job.data.source == "digits" else _anchored(job.data.source, place)
+    return dataclasses.replace(
+        job,
+        folder=folder,
+        model=dataclasses.replace(job.model, weights=weights),
+        data=dataclasses.replace(job.data, source=source),
+    )
+
+
+def _anchored(path: str | None, place: Path) -> str | None:
+    return None if path is None else str(place.parent / Path(path).expanduser())
+
+
+def _build(kind: type[Any], raw: Any, where: str) -> Any:
+    """A dataclass from a TOML table: unknown keys, missing keys and wrong types are errors that name the key."""
+    if not isinstance(raw, dict):
+        raise JobError(f"{where} expected a table, got {raw!r}")
+    fields = {spec.name: spec for spec in dataclasses.fields(kind)}
+    hints = typing.get_type_hints(kind)
+    unknown = sorted(raw.keys() - fields.keys())
+    if unknown:
+        raise JobError(f"{where} unknown key {unknown[0]!r}; known are {', '.join(fields)}")
+    missing = [
+        name
+        for name, spec in fields.items()
+        if name not in raw
+        and spec.default is dataclasses.MISSING
+        and spec.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise JobError(f"{where} the key {missing[0]!r} is missing")
+    return kind(**{name: _value(hints[name], value, f"{where} {name}") for name, value in raw.items()})
+
+
+def _value(hint: Any, value: Any, where: str) -> Any:
+    origin, options = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        options = tuple(option for option in options if option is not type(None))
+        return _value(options[0], value, where)
+    if origin is typing.Literal:
+        if value not in options:
+            raise JobError(f"{where} = {value!r}: give one of {', '.join(map(repr, options))}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise JobError(f"{where} = {value!r}: give a list")
+        return tuple(_value(options[0], item, where) for item in value)
+    if dataclasses.is_dataclass(hint):
+        return _build(typing.cast(type[Any], hint), value, f"{where}:")
+    if hint is Strategy or origin is dict:
+        return value
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise JobError(f"{where} = {value!r}: give {hint.__name__}")
+    if hint is float and not math.isfinite(value):
+        raise JobError(f"{where} = {value!r}: give a finite number")
+    return value
+
+
+@dataclass(frozen=True, eq=False)
+class Materials:
+    """What a job's words stand for: the dense network, and tensors of each part of the data."""
+
+    model: nn.Module
+    fresh: Callable[[], nn.Module]
+    example: Tensor
+    dataset: Dataset
+    reward: tuple[Tensor, Tensor]
+    calibration: Tensor
+    train: TrainBatches
+    test: tuple[Tensor, Tensor]
+
+
+def materials(job: Job) -> Materials:
+    """Load the network and the data. Raises JobError, CheckpointError or DataError."""
+    data = job.data
+    dataset = load_dataset(data.source, mean=data.mean, std=data.std, image_size=data.image_size)
+    parts = split(dataset, data.reward, data.calibration, data.seed)
+    fresh = partial(_network, job.model, dataset)
+    model = fresh()
+    if job.model.weights is not None:
+        load_weights(model, job.model.weights)
+    labels = torch.from_numpy(dataset.train_labels)
+    tune = job.finetune
+    train = TrainBatches(
+        dataset.tensors(dataset.train_images[parts.train]),
+        labels[parts.train],
+        tune.batch,
+        tune.seed,
+        tune.crop_pad,
+        tune.flip,
+    )
+    test = dataset.tensors(dataset.test_images)
+    return Materials(
+        model=model.eval(),
+        fresh=fresh,
+        example=test[:1],
+        dataset=dataset,
+        reward=(dataset.tensors(dataset.train_images[parts.reward]), labels[parts.reward]),
+        calibration=dataset.tensors(dataset.train_images[parts.calibration]),
+        train=train,
+        test=(test, torch.from_numpy(dataset.test_labels)),
+    )
+
+
+def _network(job: ModelJob, dataset: Dataset) -> nn.Module:
+    module, colon, factory = job.name.partition(":")
+    try:
+        if not colon:
+            options = {"num_classes": dataset.num_classes, "in_channels": dataset.in_channels, **job.options}
+            return zoo.build(job.name, **options)
+        if "" not in sys.path:
+            sys.path.insert(0, "")  # a factory beside the job, as `python -m` would find it
+        built = getattr(importlib.import_module(module), factory)(**job.options)
+    except (ValueError, TypeError, ImportError, AttributeError) as error:
+        raise JobError(f"[model] name = {job.name!r} cannot be built: {error}") from error
+    if not isinstance(built, nn.Module):
+        raise JobError(f"[model] {job.name} gave {type(built).__name__}, not an nn.Module")
+    return built
+
+
+def accuracy(images: Tensor, labels: Tensor, batch: int = 100) -> Callable[[nn.Module], float]:
+    """A score: top-1 as a fraction. Images are held channels-last, in small batches that stay in the cache."""
+    pieces = [piece.contiguous(memory_format=torch.channels_last) for piece in images.split(batch)]
+
+    def evaluate(network: nn.Module) -> float:
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        answers = torch.cat([network(piece).argmax(1) for piece in pieces])
+        return float((answers == labels).float().mean())
+
+    return evaluate

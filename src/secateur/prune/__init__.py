@@ -1,0 +1,30 @@
+"""HOW A PLAN IS APPLIED: channel choice, cutting, least-squares refit, proof."""
+
+from secateur.prune.calibration import Batch, Calibration
+from secateur.prune.cut import Cutter, Kept, resize, set_tensor
+from secateur.prune.fold import fold_norms
+from secateur.prune.order import Criterion, Order, Orders
+from secateur.prune.proof import prove
+from secateur.prune.pruner import Pruner, PruneSettings, counts_of_plan
+from secateur.prune.recalibrate import disagreement, recalibrate
+from secateur.prune.sequence import refit_in_sequence
+
+__all__ = [
+    "Batch",
+    "Calibration",
+    "Criterion",
+    "Cutter",
+    "Kept",
+    "Order",
+    "Orders",
+    "PruneSettings",
+    "Pruner",
+    "counts_of_plan",
+    "disagreement",
+    "fold_norms",
+    "prove",
+    "recalibrate",
+    "refit_in_sequence",
+    "resize",
+    "set_tensor",
+]

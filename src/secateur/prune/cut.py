@@ -1,0 +1,132 @@
+"""Surgery: take channels out of every tensor they lie in, so that the network becomes physically smaller."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from secateur.errors import PlanError
+from secateur.graph import Counts, ModelGraph, Side
+from secateur.graph.coupling import is_depthwise, side_length
+
+Kept = Mapping[str, npt.NDArray[np.int64]]
+"""Group key -> units that stay, ascending. A group that is absent stays whole."""
+Places = dict[tuple[str, Side], npt.NDArray[np.int64]]
+"""(module, side) -> positions that stay, ascending; only the sides that lose something."""
+
+
+def places(graph: ModelGraph, kept: Kept) -> Places:
+    """Where the kept units lie: for every side of every module that loses channels, the positions left."""
+    removed: dict[tuple[str, Side], list[npt.NDArray[np.int64]]] = {}
+    for key, units in kept.items():
+        group = graph.group[key]
+        if group.fixed:
+            raise PlanError(f"{key} cannot be cut: {group.fixed}. Take it out of the plan")
+        gone = np.setdiff1d(np.arange(group.width), units)
+        if len(gone):
+            for part in group.slices:
+                removed.setdefault((part.module, part.side), []).append(part.index[gone].ravel())
+    return {
+        (name, side): np.setdiff1d(np.arange(_length(graph, name, side)), np.concatenate(gone))
+        for (name, side), gone in removed.items()
+    }
+
+
+def _length(graph: ModelGraph, name: str, side: Side) -> int:
+    layer = graph.layer.get(name)
+    if layer is not None:
+        return layer.in_channels if side == "in" else layer.out_channels
+    parts = [part for group in graph.groups for part in group.slices if part.module == name]
+    return 1 + max(int(part.index.max()) for part in parts)
+
+
+class Cutter:
+    """One private copy of a network that can be cut again and again from the dense tensors.
+
+    Cutting a candidate is a few index operations; nothing is copied that stays whole.
+    """
+
+    def __init__(self, model: nn.Module, graph: ModelGraph) -> None:
+        self.model = copy.deepcopy(model)
+        self.graph = graph
+        self._modules = dict(self.model.named_modules())
+        self._dense = {name: _tensors(module) for name, module in self._modules.items()}
+        self._lengths: dict[str, tuple[int, int]] = {}
+        self._changed: set[str] = set()
+
+    def cut(self, kept: Kept) -> nn.Module:
+        """Give the private copy the kept channels of the dense network, and return it."""
+        where = places(self.graph, kept)
+        layers = (self.graph.layer.get(name) for name, _ in where)
+        norms = {layer.norm for layer in layers if layer and layer.norm}  # a refit may have shifted their means
+        touched = {name for name, _ in where} | norms
+        for name in self._changed | touched:
+            self._place(name, where.get((name, "in")), where.get((name, "out")))
+        self._changed = touched
+        return self.model
+
+    def _place(
+        self, name: str, inward: npt.NDArray[np.int64] | None, outward: npt.NDArray[np.int64] | None
+    ) -> None:
+        module, dense = self._modules[name], self._dense[name]
+        layer = self.graph.layer.get(name)
+        if name not in self._lengths:
+            self._lengths[name] = (side_length(module, "in"), side_length(module, "out"))
+        length_in, length_out = self._lengths[name]
+        groups = layer.groups if layer is not None and layer.kind == "conv" else 1
+        local = inward if inward is None or groups == 1 else inward[inward < length_in // groups]
+        for key, tensor in dense.items():
+            value = tensor
+            if outward is not None and tensor.dim() > 0 and len(tensor) == length_out:
+                value = value[torch.from_numpy(outward).to(value.device)]
+            if local is not None and key == "weight" and tensor.dim() > 1:
+                value = value[:, torch.from_numpy(local).to(value.device)]
+            set_tensor(module, key, value)
+        resize(
+            module,
+            length_in if inward is None else len(inward),
+            length_out if outward is None else len(outward),
+        )
+
+
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+    return {name: tensor.detach() for name, tensor in own}
+
+
+def set_tensor(module: nn.Module, name: str, value: Tensor) -> None:
+    """Replace a parameter or a buffer by a tensor of any shape, keeping `requires_grad`."""
+    old = getattr(module, name)
+    if isinstance(old, nn.Parameter):
+        fresh = value.detach().clone(memory_format=torch.contiguous_format)
+        setattr(module, name, nn.Parameter(fresh, requires_grad=old.requires_grad))
+    else:
+        setattr(module, name, value.detach().clone())
+
+
+def resize(module: nn.Module, length_in: int, length_out: int) -> None:
+    """Make a module's own numbers say how many channels it has now."""
+    if isinstance(module, (nn.Conv1d, nn.Conv2d)):
+        if is_depthwise(module):
+            module.groups = length_in = length_out
+        module.in_channels, module.out_channels = length_in, length_out
+    elif isinstance(module, nn.Linear):
+        module.in_features, module.out_features = length_in, length_out
+    elif isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+        module.num_features = length_out
+    elif isinstance(module, nn.LayerNorm):
+        module.normalized_shape = (*module.normalized_shape[:-1], length_out)
+    elif isinstance(module, nn.GroupNorm):
+        module.num_channels = length_out
+    elif isinstance(module, nn.PReLU):
+        module.num_parameters = length_out
+
+
+def counts_of(kept: Kept) -> Counts:
+    """How many units stay of each group."""
+    return {key: len(units) for key, units in kept.items()}

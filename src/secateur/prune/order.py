@@ -1,0 +1,140 @@
+"""Which channels to keep: one nested order a group, so that one pass serves every ratio.
+
+Backward elimination (optimal brain surgeon on whole channels): remove the unit whose loss of the refitted
+consumers is least, `tr(W_u (P_uu)^-1 W_u^T)` with P = G^-1, then update W and P as if it had never been there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from secateur.graph import ChannelGroup, ModelGraph
+from secateur.prune.cut import Kept
+from secateur.prune.gram import Grams
+from secateur.prune.refit import RIDGE, has_offset
+
+Criterion = Literal["elimination", "magnitude"]
+
+
+@dataclass(frozen=True, eq=False)
+class Order:
+    """Units of a group, most valuable first, and `loss[n]`: the share of the consumers' output energy that is
+    lost when n units stay (0 with all of them; NaN where the criterion does not tell)."""
+
+    units: npt.NDArray[np.int64]
+    loss: npt.NDArray[np.float64]
+
+    def keep(self, count: int) -> npt.NDArray[np.int64]:
+        """The `count` most valuable units, ascending."""
+        return np.sort(self.units[:count])
+
+
+Orders = Mapping[str, Order]
+
+
+def keep(orders: Orders, counts: Mapping[str, int]) -> Kept:
+    """The units that stay when each group keeps its best `counts[key]`."""
+    return {key: orders[key].keep(count) for key, count in counts.items()}
+
+
+def rank(model: nn.Module, graph: ModelGraph, grams: Grams, criterion: Criterion = "elimination") -> Orders:
+    """An order for every prunable group; groups whose consumers have no moments fall back to magnitude."""
+    orders = {}
+    for group in graph.prunable:
+        known = criterion == "elimination" and all(name in grams for name in group.consumers)
+        orders[group.key] = eliminate(model, graph, group, grams) if known else by_magnitude(model, group)
+    return orders
+
+
+def by_magnitude(model: nn.Module, group: ChannelGroup) -> Order:
+    """Largest L1 norm of the producing filters first (Li et al., 2017)."""
+    score = np.zeros(group.width)
+    for part in group.slices:
+        if part.side == "out" and part.module in group.producers:
+            weight = model.get_parameter(f"{part.module}.weight").detach()
+            norms = weight.flatten(1).abs().mean(1).double().cpu().numpy()
+            score += norms[part.index].sum(1)
+    order = np.argsort(-score, kind="stable")
+    return Order(order, np.full(group.width + 1, np.nan))
+
+
+@dataclass
+class _Consumer:
+    """One group of one consuming layer: inverse Gram P [D, D], weights W [out, D], features of each unit."""
+
+    inverse: Tensor
+    weight: Tensor
+    blocks: Tensor
+
+    def losses(self, alive: Tensor) -> Tensor:
+        """Loss of removing each unit that is still there, [alive]."""
+        blocks = self.blocks[alive]
+        square = self.inverse[blocks[:, :, None], blocks[:, None, :]]
+        slabs = self.weight[:, blocks].permute(1, 2, 0)
+        if square.shape[1] == 1:
+            return (slabs.square().sum(2) / square[:, :, 0])[:, 0]
+        return (torch.linalg.solve(square, slabs) * slabs).sum((1, 2))
+
+    def remove(self, unit: int) -> None:
+        """Schur complement: weights and inverse moments as if the unit's features had never been there."""
+        block = self.blocks[unit]
+        gain = torch.linalg.solve(self.inverse[block][:, block], self.inverse[block])
+        self.weight -= self.weight[:, block] @ gain
+        self.inverse -= self.inverse[:, block] @ gain
+
+
+def eliminate(model: nn.Module, graph: ModelGraph, group: ChannelGroup, grams: Grams) -> Order:
+    """Remove units one by one, always the one whose loss over all consumers is least."""
+    consumers: list[_Consumer] = []
+    energy = 0.0
+    for part in group.slices:
+        if part.side == "in":
+            module, centred = model.get_submodule(part.module), has_offset(model, graph.layer[part.module])
+            for consumer, energy_here in _consumers(module, part.index, grams[part.module], centred):
+                consumers.append(consumer)
+                energy += energy_here
+    alive = torch.ones(group.width, dtype=torch.bool)
+    removed: list[int] = []
+    lost = np.zeros(group.width + 1)
+    for left in range(group.width, 1, -1):
+        standing = alive.nonzero()[:, 0]
+        losses = sum(consumer.losses(standing.to(consumer.blocks.device)).cpu() for consumer in consumers)
+        assert isinstance(losses, Tensor)
+        unit = int(standing[int(losses.argmin())])
+        lost[left - 1] = lost[left] + max(float(losses.min()), 0.0)
+        for consumer in consumers:
+            consumer.remove(unit)
+        alive[unit] = False
+        removed.append(unit)
+    removed.append(int(alive.nonzero()[0, 0]))
+    lost[0] = energy
+    return Order(np.array(removed[::-1]), lost / max(energy, 1e-30))
+
+
+def _consumers(
+    module: nn.Module, index: npt.NDArray[np.int64], grams: Tensor, centred: bool
+) -> list[tuple[_Consumer, float]]:
+    """The consumer's groups as problems of their own, each with the energy of its dense output."""
+    assert isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Linear))
+    weight = module.weight.detach().flatten(1)
+    period, area = module.weight.shape[1], int(np.prod(module.weight.shape[2:]))
+    found = []
+    for number, gram in enumerate(grams):
+        mine = index[:, (index[0] // period) == number] % period
+        blocks = (torch.from_numpy(mine)[:, :, None] * area + torch.arange(area)).flatten(1).to(weight.device)
+        precise = torch.float64 if len(gram) <= 2048 else torch.float32
+        rows = weight.unflatten(0, (len(grams), -1))[number].to(precise)
+        moments = gram[:-1, :-1].to(precise)
+        if centred:  # the offset stays free, so the mean of a channel costs nothing to lose
+            moments = moments - torch.outer(gram[:-1, -1], gram[-1, :-1]).to(precise)
+        energy = float(((rows @ moments) * rows).sum())
+        moments.diagonal().add_(RIDGE * moments.diagonal().mean())
+        found.append((_Consumer(torch.linalg.inv(moments), rows.clone(), blocks), energy))
+    return found

@@ -1,0 +1,96 @@
+"""From a plan to a network: trial candidates in milliseconds, and the final network for good."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import nn
+
+from secateur.errors import PlanError
+from secateur.graph import ModelGraph, private_copy
+from secateur.plan import Plan
+from secateur.prune.calibration import Calibration
+from secateur.prune.cut import Cutter, Kept
+from secateur.prune.gram import collect
+from secateur.prune.order import Criterion, Orders, keep, rank
+from secateur.prune.recalibrate import recalibrate_if_better
+from secateur.prune.refit import Refitter
+from secateur.prune.sequence import refit_in_sequence
+
+
+@dataclass(frozen=True)
+class PruneSettings:
+    """How channels are chosen and what makes up for those that leave."""
+
+    criterion: Criterion = "elimination"
+    refit: bool = True
+    sequential: bool = True
+    """For the final network only: refit once more, in order, on its own activations."""
+    recalibrate: bool = True
+    """For the final network only: renew batch-norm statistics where that is measured to help."""
+
+
+class Pruner:
+    """Everything that does not depend on the plan, done once: moments of the inputs, channel orders."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        graph: ModelGraph,
+        calibration: Calibration,
+        settings: PruneSettings | None = None,
+    ) -> None:
+        self.graph = graph
+        self.calibration = calibration
+        self.settings = settings or PruneSettings()
+        self.dense = private_copy(model).requires_grad_(False)
+        grams = collect(self.dense, graph, calibration)
+        self.orders: Orders = rank(self.dense, graph, grams, self.settings.criterion)
+        self._refitter = Refitter(self.dense, graph, grams)
+        self._cutter = Cutter(self.dense, graph)
+
+    def fork(self) -> Pruner:
+        """The same, with a candidate of its own: what one more thread needs."""
+        twin = copy.copy(self)
+        twin._cutter = Cutter(self.dense, self.graph)
+        return twin
+
+    def kept(self, counts: Mapping[str, int]) -> Kept:
+        """The units that stay in each group of a plan."""
+        return keep(self.orders, counts)
+
+    def candidate(self, counts: Mapping[str, int]) -> nn.Module:
+        """The cut and refitted network, valid until the next call; no copy is made."""
+        kept = self.kept(counts)
+        candidate = self._cutter.cut(kept)
+        if self.settings.refit:
+            self._refitter.apply(candidate, kept)
+        return candidate
+
+    def final(self, counts: Mapping[str, int]) -> nn.Module:
+        """A network of its own for good: cut, refitted in sequence, recalibrated where that helps."""
+        pruned = copy.deepcopy(self.candidate(counts)).eval()
+        held_out = max(1, len(self.calibration) // 5)
+        fit = self.calibration.head(len(self.calibration) - held_out) if held_out > 1 else self.calibration
+        if self.settings.sequential:
+            refit_in_sequence(pruned, self.dense, self.graph, self.kept(counts), fit)
+        if self.settings.recalibrate:
+            recalibrate_if_better(pruned, self.dense, fit, self.calibration.tail(held_out))
+        return pruned.requires_grad_(True)
+
+
+def counts_of_plan(plan: Plan, graph: ModelGraph) -> dict[str, int]:
+    """Units kept of each group a plan names. Raises PlanError where it names what the network does not have."""
+    counts = {}
+    for key in plan:
+        if key not in graph.group:
+            known = ", ".join(group.key for group in graph.prunable[:6])
+            raise PlanError(f"the plan names {key!r}, which this network does not have (it has {known}, ...)")
+        group = graph.group[key]
+        if group.fixed and plan[key] < 1:
+            raise PlanError(f"{key} cannot be cut: {group.fixed}. Take it out of the plan")
+        if not group.fixed:
+            counts[key] = max(1, round(plan[key] * group.width))
+    return counts

@@ -1,0 +1,59 @@
+"""Batch-norm recalibration, and the measurement that decides whether it helps."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from secateur.prune.calibration import Calibration
+
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+def recalibrate(model: nn.Module, calibration: Calibration, batch_size: int = 250) -> None:
+    """Set the running statistics of every batch norm to their average over the calibration inputs."""
+    norms = [m for m in model.modules() if isinstance(m, NORMS) and m.track_running_stats]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain average over batches
+        norm.train()
+    with torch.no_grad():
+        for batch in calibration.batches(batch_size):
+            model(*batch)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        norm.eval()
+
+
+def disagreement(model: nn.Module, reference: nn.Module, calibration: Calibration) -> float:
+    """How far a network's answers are from the reference's: mean KL divergence of logits [N, classes], in
+    nats, else the squared error as a share of the reference's energy. Needs no labels."""
+    total = 0.0
+    with torch.no_grad():
+        for batch in calibration.batches(250):
+            mine, theirs = model(*batch), reference(*batch)
+            total += _distance(mine.float(), theirs.float()) * len(batch[0])
+    return total / len(calibration)
+
+
+def _distance(mine: Tensor, theirs: Tensor) -> float:
+    if mine.dim() == 2 and mine.shape[1] > 1:
+        ours, target = F.log_softmax(mine, 1), F.log_softmax(theirs, 1)
+        return float(F.kl_div(ours, target, reduction="batchmean", log_target=True))
+    return float((mine - theirs).square().sum() / theirs.square().sum().clamp_min(1e-12))
+
+
+def recalibrate_if_better(
+    model: nn.Module, reference: nn.Module, calibration: Calibration, check: Calibration
+) -> bool:
+    """Recalibrate in place only where that brings the answers on `check` closer to the reference's."""
+    trial = copy.deepcopy(model)
+    recalibrate(trial, calibration)
+    if disagreement(trial, reference, check) < disagreement(model, reference, check):
+        model.load_state_dict(trial.state_dict())
+        return True
+    return False

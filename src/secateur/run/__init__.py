@@ -1,0 +1,22 @@
+"""THE LOOP: evaluator, journal, workers, study."""
+
+from secateur.run.evaluator import Evaluate, Evaluator, score_of
+from secateur.run.folder import RunFolder, write_atomically
+from secateur.run.journal import Journal
+from secateur.run.study import Loop, OnTrial, Study
+from secateur.run.workers import InProcess, Threads, Workers
+
+__all__ = [
+    "Evaluate",
+    "Evaluator",
+    "InProcess",
+    "Journal",
+    "Loop",
+    "OnTrial",
+    "RunFolder",
+    "Study",
+    "Threads",
+    "Workers",
+    "score_of",
+    "write_atomically",
+]

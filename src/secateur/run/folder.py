@@ -1,0 +1,74 @@
+"""A run folder on disk: what the study is (study.json), its journal, and snapshots of its searcher."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from secateur.errors import StudyError
+from secateur.run.journal import Journal
+from secateur.search import State
+
+
+class RunFolder:
+    """Opens a folder for one study, and refuses a folder that holds another."""
+
+    def __init__(self, path: str | os.PathLike[str], header: Mapping[str, Any]) -> None:
+        self.path = Path(path)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.path / ".writable", b"")
+            (self.path / ".writable").unlink()
+        except OSError as error:
+            raise StudyError(f"cannot write to the run folder {self.path}: {error.strerror}; name another") from error
+        self._claim(json.loads(json.dumps(header)))
+        self.journal = Journal(self.path / "journal.jsonl")
+
+    def _claim(self, header: dict[str, Any]) -> None:
+        place = self.path / "study.json"
+        if not place.exists():
+            write_atomically(place, json.dumps(header, indent=2).encode() + b"\n")
+            return
+        try:
+            found = json.loads(place.read_text())
+        except ValueError as error:
+            raise StudyError(f"{place} is damaged ({error}); restore it, or use a new folder") from error
+        differing = sorted(key for key in {*header, *found} if header.get(key) != found.get(key))
+        if differing:
+            what = "; ".join(f"{key} was {found.get(key)}, is {header.get(key)}" for key in differing)
+            raise StudyError(f"{self.path} holds another study ({what}); use a new folder, or the settings it has")
+
+    def save_searcher(self, state: State, told: int) -> None:
+        """Write a snapshot that stands for the first `told` trials."""
+        arrays = {name: array.copy() for name, array in state.items()}
+        raw = save(arrays or {"nothing": np.zeros(1)}, metadata={"told": str(told)})
+        write_atomically(self.path / "searcher.safetensors", raw)
+
+    def load_searcher(self) -> tuple[State, int]:
+        """The last snapshot and how many trials it stands for; nothing and 0 where there is none."""
+        place = self.path / "searcher.safetensors"
+        if not place.exists():
+            return {}, 0
+        try:
+            with safe_open(place, framework="numpy") as file:
+                state = {name: file.get_tensor(name) for name in file.keys() if name != "nothing"}  # noqa: SIM118
+                return state, int(file.metadata()["told"])
+        except (SafetensorError, KeyError, OSError) as error:
+            raise StudyError(f"{place} is damaged ({error}); delete it, and the search replays its journal") from error
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a whole file or none of it, and wait until it is on disk."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)

@@ -1,0 +1,126 @@
+"""What the agent has to beat: a random policy, and the hand-made rules of the paper (AMC, section 4.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from secateur.plan import Plan
+from secateur.search.searcher import Searcher, State, random_state, restore_random
+from secateur.search.space import SearchSpace
+
+GENTLEST, HARSHEST = 1.0, 0.4
+"""Ends of the ramp of the shallow and deep rules, before it is scaled to the budget."""
+
+
+@dataclass(frozen=True)
+class Random:
+    """Each site's fraction uniform between its least and 1, scaled to the budget."""
+
+    seed: int = 0
+
+    def start(self, space: SearchSpace) -> Searcher:
+        """A fresh random searcher."""
+        return _RandomSearcher(space, self.seed)
+
+
+class _RandomSearcher:
+    def __init__(self, space: SearchSpace, seed: int) -> None:
+        self.space = space
+        self.rng = np.random.default_rng(seed)
+
+    def ask(self) -> Plan:
+        return self.space.fit(random_keeps(self.space, self.rng))
+
+    def tell(self, plan: Plan, reward: float | None) -> None:
+        pass
+
+    def state(self) -> State:
+        return {"random": random_state(self.rng)}
+
+    def restore(self, state: State) -> None:
+        restore_random(self.rng, state["random"])
+
+
+def random_keeps(space: SearchSpace, rng: np.random.Generator) -> list[float]:
+    """A fraction for each site, uniform between its least and 1."""
+    return [float(rng.uniform(site.keep(site.least), 1.0)) for site in space.sites]
+
+
+Rule = Callable[[int], Sequence[float]]
+
+
+def uniform(sites: int) -> Sequence[float]:
+    """The same fraction everywhere."""
+    return [1.0] * sites
+
+
+def shallow(sites: int) -> Sequence[float]:
+    """Shallow layers pruned hardest, deep layers least."""
+    return np.linspace(HARSHEST, GENTLEST, sites).tolist()
+
+
+def deep(sites: int) -> Sequence[float]:
+    """Deep layers pruned hardest, shallow layers least."""
+    return np.linspace(GENTLEST, HARSHEST, sites).tolist()
+
+
+RULES: dict[str, Rule] = {"uniform": uniform, "shallow": shallow, "deep": deep}
+
+
+@dataclass(frozen=True)
+class _Fixed:
+    """A rule that proposes one plan, always."""
+
+    seed: int = 0
+
+    def rule(self, sites: int) -> Sequence[float]:
+        """Proportions over the sites."""
+        raise NotImplementedError
+
+    def start(self, space: SearchSpace) -> Searcher:
+        """A searcher that knows one plan."""
+        return _FixedSearcher(space.fit(self.rule(len(space.sites))))
+
+
+class Uniform(_Fixed):
+    """The same fraction at every site."""
+
+    def rule(self, sites: int) -> Sequence[float]:
+        """Level."""
+        return uniform(sites)
+
+
+class Shallow(_Fixed):
+    """Shallow layers pruned hardest."""
+
+    def rule(self, sites: int) -> Sequence[float]:
+        """Rising."""
+        return shallow(sites)
+
+
+class Deep(_Fixed):
+    """Deep layers pruned hardest."""
+
+    def rule(self, sites: int) -> Sequence[float]:
+        """Falling."""
+        return deep(sites)
+
+
+class _FixedSearcher:
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+
+    def ask(self) -> Plan:
+        return self.plan
+
+    def tell(self, plan: Plan, reward: float | None) -> None:
+        pass
+
+    def state(self) -> State:
+        return {}
+
+    def restore(self, state: State) -> None:
+        pass

@@ -1,0 +1,49 @@
+"""Actor and critic: two hidden layers of 300 each (AMC, section 4)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def _initialise(layers: list[nn.Linear], generator: torch.Generator) -> None:
+    """Uniform in +-1/sqrt(fan in); the last layer near zero, so that first answers are undecided."""
+    for number, layer in enumerate(layers):
+        bound = 3e-3 if number == len(layers) - 1 else layer.in_features**-0.5
+        for parameter in (layer.weight, layer.bias):
+            with torch.no_grad():
+                parameter.uniform_(-bound, bound, generator=generator)
+
+
+class Actor(nn.Module):
+    """State [batch, features] -> action [batch] in (0, 1)."""
+
+    def __init__(self, features: int, hidden: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.first = nn.Linear(features, hidden)
+        self.second = nn.Linear(hidden, hidden)
+        self.last = nn.Linear(hidden, 1)
+        _initialise([self.first, self.second, self.last], generator)
+
+    def forward(self, state: Tensor) -> Tensor:
+        """The fraction to keep."""
+        hidden = torch.relu(self.second(torch.relu(self.first(state))))
+        return torch.sigmoid(self.last(hidden)).squeeze(-1)
+
+
+class Critic(nn.Module):
+    """State [batch, features], action [batch] -> value [batch]."""
+
+    def __init__(self, features: int, hidden: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.first = nn.Linear(features + 1, hidden)
+        self.second = nn.Linear(hidden, hidden)
+        self.last = nn.Linear(hidden, 1)
+        _initialise([self.first, self.second, self.last], generator)
+
+    def forward(self, state: Tensor, action: Tensor) -> Tensor:
+        """The return expected from here on."""
+        seen = torch.cat([state, action[:, None]], 1)
+        hidden = torch.relu(self.second(torch.relu(self.first(seen))))
+        value: Tensor = self.last(hidden).squeeze(-1)
+        return value

@@ -1,0 +1,140 @@
+"""What a plan may be: the sites, and the budget that every plan has to meet. Arithmetic only."""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from secateur.cost import NetworkCost, model_for
+from secateur.errors import BudgetError, TraceError
+from secateur.graph import ChannelGroup, ModelGraph
+from secateur.plan import Budget, Plan, Site
+
+
+@dataclass(frozen=True)
+class SpaceSettings:
+    """Which groups are searched, and how finely."""
+
+    min_keep: float = 0.1
+    """No group keeps less than this fraction."""
+    step: int | None = None
+    """Channels are kept in multiples of this; by default 8 on wide groups, down to 1 on 16 channels."""
+    streams: bool = False
+    """Whether residual streams are cut too, not only the insides of blocks."""
+    leave: tuple[str, ...] = ()
+    """Names, or patterns such as `layer1.*`, of groups to leave alone."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.min_keep <= 1:
+            raise BudgetError(f"min_keep = {self.min_keep}: give a fraction in (0, 1]")
+        if self.step is not None and self.step < 1:
+            raise BudgetError(f"step = {self.step}: give a number of channels, 1 or more")
+
+    def left_alone(self, group: ChannelGroup) -> str:
+        """Why the group is not searched; empty if it is."""
+        if group.fixed:
+            return group.fixed
+        if any(fnmatch.fnmatch(name, pattern) for pattern in self.leave for name in (group.key, *group.producers)):
+            return "named in `leave`"
+        if group.stream and not self.streams:
+            return "a residual stream (set streams = true to cut it)"
+        return ""
+
+    def site(self, group: ChannelGroup) -> Site:
+        """The site of a group, in units of channels that are cut together."""
+        step = self.step or default_step(group.width)
+        step = min(step, group.width)
+        least = math.ceil(max(self.min_keep * group.width, 1) / step) * step
+        return Site(group.key, group.width, step, min(least, group.width))
+
+
+def default_step(width: int) -> int:
+    """Eight on 128 channels and more, half that for each halving: real kernels like multiples of 8."""
+    return max(1, min(8, 2 ** int(math.log2(max(width // 16, 1)))))
+
+
+class SearchSpace:
+    """The sites in forward order, the cost of any choice, and the limit."""
+
+    def __init__(self, graph: ModelGraph, budget: Budget, settings: SpaceSettings | None = None) -> None:
+        self.graph = graph
+        self.budget = budget
+        self.settings = settings or SpaceSettings()
+        groups = [group for group in graph.groups if not self.settings.left_alone(group)]
+        if not groups:
+            raise TraceError("every group that can be pruned is left alone; loosen `leave`, or set streams = true")
+        self.sites = tuple(self.settings.site(group) for group in groups)
+        self.cost = NetworkCost(graph, model_for(budget.metric))
+        self.limit = budget.limit(graph.dense)
+        least = self.cost({site.key: site.least for site in self.sites})
+        if least > self.limit:
+            raise BudgetError(
+                f"the budget of {budget} cannot be met: with every site at its least, {least / self.cost.dense:.1%} "
+                f"({least:,.0f} {budget.metric}) is left. Allow more, lower min_keep (now {self.settings.min_keep}), "
+                "or let more be cut (streams, leave)"
+            )
+
+    def counts(self, plan: Plan) -> dict[str, int]:
+        """Units kept at every site."""
+        return {site.key: site.count(plan[site.key]) for site in self.sites}
+
+    def plan(self, counts: Mapping[str, int]) -> Plan:
+        """The plan that keeps these units."""
+        return Plan({site.key: site.keep(counts[site.key]) for site in self.sites})
+
+    def ceiling(self, decided: Mapping[str, int], number: int) -> int:
+        """The most that site `number` may keep when those before it are `decided` and those after it at least.
+
+        This is the paper's limit on the action (AMC, algorithm 1), for coupled groups too: the cost of the
+        whole network is compared, whichever layers a site touches.
+        """
+        counts = {**{site.key: site.least for site in self.sites}, **decided}
+        site = self.sites[number]
+        counts[site.key] = site.least
+        spare = self.limit - self.cost(counts)
+        choices = site.counts
+        low, high = 0, len(choices) - 1
+        while low < high:
+            middle = (low + high + 1) // 2
+            if self.cost.step(counts, site.key, choices[middle]) <= spare:
+                low = middle
+            else:
+                high = middle - 1
+        return choices[low]
+
+    def fit(self, keeps: Sequence[float]) -> Plan:
+        """The plan nearest in proportions to `keeps` that uses the budget up and never exceeds it.
+
+        All fractions are scaled by one factor, the largest that fits; what rounding leaves is spent one
+        step a site, on those that rounding took most from. Every searcher's plans come through here.
+        """
+        low, high = 0.0, 1.0 / min(keeps)
+        if self.cost(self._scaled(keeps, high)) <= self.limit:
+            return self.plan(self._scaled(keeps, high))
+        for _ in range(30):
+            middle = (low + high) / 2
+            if self.cost(self._scaled(keeps, middle)) <= self.limit:
+                low = middle
+            else:
+                high = middle
+        return self.plan(self._spend(self._scaled(keeps, low), keeps, low))
+
+    def _scaled(self, keeps: Sequence[float], factor: float) -> dict[str, int]:
+        pairs = zip(self.sites, keeps, strict=True)
+        return {site.key: site.count(min(factor * keep, 1.0)) for site, keep in pairs}
+
+    def _spend(self, counts: dict[str, int], keeps: Sequence[float], factor: float) -> dict[str, int]:
+        spare = self.limit - self.cost(counts)
+        missing = {
+            site: (factor * keep * site.width - counts[site.key]) / site.step
+            for site, keep in zip(self.sites, keeps, strict=True)
+        }
+        for site in sorted(self.sites, key=lambda site: -missing[site]):
+            more = min(counts[site.key] - counts[site.key] % site.step + site.step, site.width)
+            extra = self.cost.step(counts, site.key, more)
+            if more > counts[site.key] and extra <= spare:
+                counts[site.key] = more
+                spare -= extra
+        return counts
