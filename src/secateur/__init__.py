@@ -15,7 +15,7 @@ from secateur.errors import (
 from secateur.finish import FineTune, finetune, load, save
 from secateur.plan import Budget, Costs, Outcome, Plan, Site, Trial
 from secateur.prune import PruneSettings
-from secateur.run import Study
+from secateur.run import Study, accuracy
 from secateur.search import DDPG, Deep, Random, Shallow, SpaceSettings, Uniform
 
 __all__ = [
@@ -44,6 +44,7 @@ __all__ = [
     "TraceError",
     "Trial",
     "Uniform",
+    "accuracy",
     "finetune",
     "inspect",
     "load",

@@ -264,14 +264,3 @@ def _network(job: ModelJob, dataset: Dataset) -> nn.Module:
         raise JobError(f"[model] {job.name} gave {type(built).__name__}, not an nn.Module")
     return built
 
-
-def accuracy(images: Tensor, labels: Tensor, batch: int = 100) -> Callable[[nn.Module], float]:
-    """A score: top-1 as a fraction. Images are held channels-last, in small batches that stay in the cache."""
-    pieces = [piece.contiguous(memory_format=torch.channels_last) for piece in images.split(batch)]
-
-    def evaluate(network: nn.Module) -> float:
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        answers = torch.cat([network(piece).argmax(1) for piece in pieces])
-        return float((answers == labels).float().mean())
-
-    return evaluate

@@ -189,7 +189,7 @@ def _groups(
 
 
 def _group(units: list[list[Place]], model: nn.Module, coupling: Coupling, rank: dict[str, int]) -> ChannelGroup:
-    sides = sorted({(name, side) for name, side, _ in units[0]}, key=lambda s: (rank.get(s[0], len(rank)), s[1]))
+    sides = sorted({(name, side) for name, side, _ in units[0]}, key=lambda s: (rank.get(s[0], len(rank)), s))
     producers = [n for n, side in sides if side == "out" and n in rank and not is_depthwise(model.get_submodule(n))]
     first = producers[0]
     units.sort(key=lambda unit: min(p for name, side, p in unit if (name, side) == (first, "out")))

@@ -7,7 +7,7 @@ from secateur.prune.order import Criterion, Order, Orders
 from secateur.prune.proof import prove
 from secateur.prune.pruner import Pruner, PruneSettings, counts_of_plan
 from secateur.prune.recalibrate import disagreement, recalibrate
-from secateur.prune.sequence import refit_in_sequence
+from secateur.prune.sequence import SequentialRefit
 
 __all__ = [
     "Batch",
@@ -19,12 +19,12 @@ __all__ = [
     "Orders",
     "PruneSettings",
     "Pruner",
+    "SequentialRefit",
     "counts_of_plan",
     "disagreement",
     "fold_norms",
     "prove",
     "recalibrate",
-    "refit_in_sequence",
     "resize",
     "set_tensor",
 ]

@@ -60,15 +60,16 @@ class Calibration:
         return Calibration(tuple(x[-examples:] for x in self.inputs))
 
 
-def rows_wanted(layer: Layer) -> int:
-    """Rows that make a layer's least-squares problem well posed, many times over."""
-    return max(8192, 32 * layer.weights(layer.in_channels, layer.out_channels) // layer.out_channels)
+FEWEST_ROWS = 4096
 
 
-def sample_positions(layer: Layer, examples: int) -> Tensor:
-    """Output positions to look at, [examples, per example]; all of them where they are few. Seeded by name."""
+def sample_positions(layer: Layer, examples: int, rows: int) -> Tensor:
+    """Output positions to look at, [examples, per example], about `rows` in all and never very few.
+
+    All of a layer's positions where it has no more; else drawn with a seed that is the layer's name.
+    """
     total = max(layer.positions, 1)
-    each = min(-(-rows_wanted(layer) // examples), total)
+    each = min(-(-max(rows, FEWEST_ROWS) // examples), total)
     if each == total:
         return torch.arange(total).expand(examples, total)
     generator = torch.Generator().manual_seed(zlib.crc32(layer.name.encode()))

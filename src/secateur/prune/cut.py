@@ -48,36 +48,32 @@ def _length(graph: ModelGraph, name: str, side: Side) -> int:
 class Cutter:
     """One private copy of a network that can be cut again and again from the dense tensors.
 
-    Cutting a candidate is a few index operations; nothing is copied that stays whole.
+    Every tensor is renewed at each cut, so whatever a refit did to the last candidate is gone.
     """
 
     def __init__(self, model: nn.Module, graph: ModelGraph) -> None:
         self.model = copy.deepcopy(model)
         self.graph = graph
         self._modules = dict(self.model.named_modules())
-        self._dense = {name: _tensors(module) for name, module in self._modules.items()}
-        self._lengths: dict[str, tuple[int, int]] = {}
-        self._changed: set[str] = set()
+        self._dense = {name: own for name, module in self._modules.items() if (own := _tensors(module))}
+        self._lengths = {
+            name: (side_length(self._modules[name], "in"), side_length(self._modules[name], "out"))
+            for name in {part.module for group in graph.groups for part in group.slices} | graph.layer.keys()
+        }
 
     def cut(self, kept: Kept) -> nn.Module:
         """Give the private copy the kept channels of the dense network, and return it."""
         where = places(self.graph, kept)
-        layers = (self.graph.layer.get(name) for name, _ in where)
-        norms = {layer.norm for layer in layers if layer and layer.norm}  # a refit may have shifted their means
-        touched = {name for name, _ in where} | norms
-        for name in self._changed | touched:
+        for name in self._dense:
             self._place(name, where.get((name, "in")), where.get((name, "out")))
-        self._changed = touched
         return self.model
 
     def _place(
         self, name: str, inward: npt.NDArray[np.int64] | None, outward: npt.NDArray[np.int64] | None
     ) -> None:
         module, dense = self._modules[name], self._dense[name]
+        length_in, length_out = self._lengths.get(name, (0, 0))
         layer = self.graph.layer.get(name)
-        if name not in self._lengths:
-            self._lengths[name] = (side_length(module, "in"), side_length(module, "out"))
-        length_in, length_out = self._lengths[name]
         groups = layer.groups if layer is not None and layer.kind == "conv" else 1
         local = inward if inward is None or groups == 1 else inward[inward < length_in // groups]
         for key, tensor in dense.items():
@@ -87,11 +83,9 @@ class Cutter:
             if local is not None and key == "weight" and tensor.dim() > 1:
                 value = value[:, torch.from_numpy(local).to(value.device)]
             set_tensor(module, key, value)
-        resize(
-            module,
-            length_in if inward is None else len(inward),
-            length_out if outward is None else len(outward),
-        )
+        if name in self._lengths:
+            left_in = length_in if inward is None else len(inward)
+            resize(module, left_in, length_out if outward is None else len(outward))
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:

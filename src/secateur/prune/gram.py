@@ -40,7 +40,7 @@ def collect(model: nn.Module, graph: ModelGraph, calibration: Calibration, batch
     layers = refittable(graph)
     grams: dict[str, Tensor] = {}
     seen: dict[str, int] = dict.fromkeys((layer.name for layer in layers), 0)
-    positions = {layer.name: sample_positions(layer, len(calibration)) for layer in layers}
+    positions = {layer.name: sample_positions(layer, len(calibration), 32 * features(layer)) for layer in layers}
 
     def look(layer: Layer, module: nn.Module, x: Tensor) -> None:
         start = seen[layer.name]

@@ -19,6 +19,7 @@ from secateur.graph import ChannelGroup, ModelGraph
 from secateur.prune.cut import Kept
 from secateur.prune.gram import Grams
 from secateur.prune.refit import RIDGE, has_offset
+from secateur.threads import torch_threads
 
 Criterion = Literal["elimination", "magnitude"]
 
@@ -47,9 +48,10 @@ def keep(orders: Orders, counts: Mapping[str, int]) -> Kept:
 def rank(model: nn.Module, graph: ModelGraph, grams: Grams, criterion: Criterion = "elimination") -> Orders:
     """An order for every prunable group; groups whose consumers have no moments fall back to magnitude."""
     orders = {}
-    for group in graph.prunable:
-        known = criterion == "elimination" and all(name in grams for name in group.consumers)
-        orders[group.key] = eliminate(model, graph, group, grams) if known else by_magnitude(model, group)
+    with torch_threads(1):
+        for group in graph.prunable:
+            known = criterion == "elimination" and all(name in grams for name in group.consumers)
+            orders[group.key] = eliminate(model, graph, group, grams) if known else by_magnitude(model, group)
     return orders
 
 

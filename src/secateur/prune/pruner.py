@@ -17,7 +17,7 @@ from secateur.prune.gram import collect
 from secateur.prune.order import Criterion, Orders, keep, rank
 from secateur.prune.recalibrate import recalibrate_if_better
 from secateur.prune.refit import Refitter
-from secateur.prune.sequence import refit_in_sequence
+from secateur.prune.sequence import SequentialRefit
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,9 @@ class PruneSettings:
     criterion: Criterion = "elimination"
     refit: bool = True
     sequential: bool = True
-    """For the final network only: refit once more, in order, on its own activations."""
+    """Refit once more, layer by layer, on the pruned network's own activations."""
+    trial_examples: int = 256
+    """Calibration examples of a trial's sequential refit (the final network uses all); 0 to do without."""
     recalibrate: bool = True
     """For the final network only: renew batch-norm statistics where that is measured to help."""
 
@@ -50,6 +52,8 @@ class Pruner:
         self.orders: Orders = rank(self.dense, graph, grams, self.settings.criterion)
         self._refitter = Refitter(self.dense, graph, grams)
         self._cutter = Cutter(self.dense, graph)
+        few = min(self.settings.trial_examples, len(calibration)) if self.settings.sequential else 0
+        self._in_trials = SequentialRefit(self.dense, graph, calibration.head(few), rows=8) if few else None
 
     def fork(self) -> Pruner:
         """The same, with a candidate of its own: what one more thread needs."""
@@ -64,6 +68,13 @@ class Pruner:
     def candidate(self, counts: Mapping[str, int]) -> nn.Module:
         """The cut and refitted network, valid until the next call; no copy is made."""
         kept = self.kept(counts)
+        candidate = self._quick(kept)
+        if self._in_trials is not None:
+            self._in_trials.apply(candidate, kept)
+        return candidate
+
+    def _quick(self, kept: Kept) -> nn.Module:
+        """Cut, and refitted on the dense network's inputs."""
         candidate = self._cutter.cut(kept)
         if self.settings.refit:
             self._refitter.apply(candidate, kept)
@@ -71,12 +82,13 @@ class Pruner:
 
     def final(self, counts: Mapping[str, int]) -> nn.Module:
         """A network of its own for good: cut, refitted in sequence, recalibrated where that helps."""
-        pruned = copy.deepcopy(self.candidate(counts)).eval()
-        held_out = max(1, len(self.calibration) // 5)
-        fit = self.calibration.head(len(self.calibration) - held_out) if held_out > 1 else self.calibration
+        kept = self.kept(counts)
+        pruned = copy.deepcopy(self._quick(kept)).eval()
+        held_out = len(self.calibration) // 5
+        fit = self.calibration.head(len(self.calibration) - held_out)
         if self.settings.sequential:
-            refit_in_sequence(pruned, self.dense, self.graph, self.kept(counts), fit)
-        if self.settings.recalibrate:
+            SequentialRefit(self.dense, self.graph, fit).apply(pruned, kept)
+        if self.settings.recalibrate and held_out:
             recalibrate_if_better(pruned, self.dense, fit, self.calibration.tail(held_out))
         return pruned.requires_grad_(True)
 

@@ -1,8 +1,9 @@
 """THE LOOP: evaluator, journal, workers, study."""
 
-from secateur.run.evaluator import Evaluate, Evaluator, score_of
+from secateur.run.evaluator import Evaluator
 from secateur.run.folder import RunFolder, write_atomically
 from secateur.run.journal import Journal
+from secateur.run.score import Evaluate, accuracy, score_of
 from secateur.run.study import Loop, OnTrial, Study
 from secateur.run.workers import InProcess, Threads, Workers
 
@@ -17,6 +18,7 @@ __all__ = [
     "Study",
     "Threads",
     "Workers",
+    "accuracy",
     "score_of",
     "write_atomically",
 ]

@@ -18,6 +18,7 @@ from secateur.search.ddpg.replay import Batch, EpisodeRecord, Replay
 from secateur.search.episode import FEATURES, Episode
 from secateur.search.searcher import Searcher, State, random_state, restore_random
 from secateur.search.space import SearchSpace
+from secateur.threads import torch_threads
 
 
 @dataclass(frozen=True)
@@ -105,8 +106,9 @@ class Agent:
         actions = np.array([plan[site.key] for site in self.space.sites], dtype=np.float32)
         self.replay.add(EpisodeRecord(states, actions, reward))
         if self.asked > self.settings.warmup:
-            for _ in range(self.settings.updates * len(self.space.sites)):
-                self._update(self.replay.sample(self.settings.batch, self.rng))
+            with torch_threads(1):
+                for _ in range(self.settings.updates * len(self.space.sites)):
+                    self._update(self.replay.sample(self.settings.batch, self.rng))
 
     def _update(self, batch: Batch) -> None:
         """One step of both networks; the reward is taken against a moving-average baseline."""

@@ -1,0 +1,230 @@
+"""One run: search -> prune -> fine-tune -> save -> report, in one folder. Every step is kept, and taken up again."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import platform
+from collections.abc import Callable
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from secateur.api import inspect, search
+from secateur.errors import CheckpointError, JobError, StudyError
+from secateur.finish import finetune, load, save
+from secateur.graph import count_costs
+from secateur.job import SEARCHERS, Job, Materials, materials
+from secateur.plan import Plan
+from secateur.prune import Calibration, Pruner
+from secateur.report import FineTuneProgress, Report, Row, SearchProgress, write
+from secateur.run import Study, accuracy, score_of, write_atomically
+from secateur.runtimes import latencies_ms
+from secateur.search import RULES, SearchSpace
+
+AGENT = "amc"
+"""The row of the job's own searcher."""
+MAY_CHANGE = {"trials", "threads", "report", "finetune", "folder"}
+"""Keys of a job that a run folder does not hold fast."""
+
+
+class Run:
+    """A job and its folder. Each method does its step, or finds it done."""
+
+    def __init__(self, job: Job, command: str) -> None:
+        self.job = job
+        self.command = command
+        self.folder = Path(job.folder)
+        if job.threads is not None:
+            torch.set_num_threads(job.threads)
+        self._claim()
+
+    def _claim(self) -> None:
+        """Write the job down, or refuse a folder that holds another one."""
+        mine = json.loads(json.dumps(describe(self.job)))
+        place = self.folder / "job.json"
+        try:
+            if place.exists():
+                found = json.loads(place.read_text())
+                held = (mine.keys() | found.keys()) - MAY_CHANGE
+                differing = sorted(key for key in held if mine.get(key) != found.get(key))
+                if differing:
+                    raise JobError(
+                        f"{self.folder} holds a run of another job ({', '.join(differing)} differ); "
+                        "give this job another `folder`"
+                    )
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(place, json.dumps(mine, indent=2).encode() + b"\n")
+        except OSError as error:
+            raise StudyError(f"cannot write to the run folder {self.folder}: {error.strerror}") from error
+        except ValueError as error:
+            raise StudyError(f"{place} is damaged ({error}); delete it") from error
+
+    @cached_property
+    def materials(self) -> Materials:
+        """The network and the data."""
+        return materials(self.job)
+
+    @cached_property
+    def test(self) -> Callable[[nn.Module], float]:
+        """Top-1 on the test images: for the table only, never for a decision."""
+        return partial(score_of, accuracy(*self.materials.test))
+
+    @cached_property
+    def space(self) -> SearchSpace:
+        """What the search may choose."""
+        graph = inspect(self.materials.model, self.materials.example)
+        return SearchSpace(graph, self.job.budget, self.job.space)
+
+    @cached_property
+    def pruner(self) -> Pruner:
+        """Channel orders and moments, shared by every row."""
+        calibration = Calibration((self.materials.calibration,))
+        return Pruner(self.materials.model, self.space.graph, calibration, self.job.prune)
+
+    def study(self, name: str = AGENT) -> Study:
+        """The search of the job's searcher, or of a rival, from the start or from where it stopped."""
+        strategy = self.job.searcher if name == AGENT else SEARCHERS[name](seed=self.job.searcher.seed)
+        with SearchProgress(self.job.trials, name) as progress:
+            return search(
+                self.materials.model,
+                self.materials.example,
+                evaluate=accuracy(*self.materials.reward),
+                calibration=[self.materials.calibration],
+                budget=self.job.budget,
+                searcher=strategy,
+                trials=self.job.trials,
+                folder=self.folder / name,
+                settings=self.job.settings,
+                on_trial=progress,
+            )
+
+    def plan(self, name: str = AGENT) -> Plan:
+        """The best plan of a search, or a rule's only one."""
+        if name in RULES:
+            return self.space.fit(RULES[name](len(self.space.sites)))
+        return self.study(name).best.plan
+
+    def pruned(self, name: str = AGENT) -> nn.Module:
+        """The network pruned by the best plan, kept in pruned.safetensors beside plan.json."""
+        plan, home = self.plan(name), self.folder / name
+        home.mkdir(exist_ok=True)
+        network, note = home / "pruned.safetensors", home / "plan.json"
+        raw = json.dumps(plan.to_json(), indent=2).encode() + b"\n"
+        if network.exists() and note.exists() and note.read_bytes() == raw:
+            return load(network, self.materials.fresh()).eval()
+        note.unlink(missing_ok=True)  # written last: it says that the network beside it is this plan's
+        for late in ("finetune.pt", "small.safetensors", "history.json"):
+            (home / late).unlink(missing_ok=True)
+        small = self.pruner.final(self.space.counts(plan))
+        save(small, network)
+        write_atomically(note, raw)
+        return small.eval()
+
+    def small(self, name: str = AGENT) -> nn.Module:
+        """The fine-tuned network, kept in small.safetensors; the run's own is also at the top of the folder."""
+        small, home = self.pruned(name), self.folder / name
+        with FineTuneProgress(self.job.finetune.epochs, name) as progress:
+            history = finetune(
+                small,
+                self.materials.train,
+                teacher=self.materials.model,
+                settings=self.job.finetune,
+                evaluate=accuracy(*self.materials.reward),
+                checkpoint=home / "finetune.pt",
+                on_epoch=progress,
+            )
+        save(small, home / "small.safetensors")
+        if name == AGENT:
+            save(small, self.folder / "small.safetensors")
+        rows = [dataclasses.asdict(epoch) for epoch in history]
+        write_atomically(home / "history.json", json.dumps(rows).encode())
+        return small.eval()
+
+    def report(self) -> Report:
+        """Run the rivals, measure every row, and write report.json and report.html."""
+        names = [*self.job.report.rivals, AGENT]
+        tuned = names if self.job.finetune.rivals else [AGENT]
+        before = {name: self.pruned(name) for name in names}
+        after = {name: self.small(name) for name in names if name in tuned and self.job.finetune.epochs}
+        networks = {"dense": self.materials.model, **before}
+        latencies = latencies_ms(networks, self.materials.example)
+        save(self.materials.model, self.folder / "dense.safetensors")
+        rows = [self._row("dense", self.materials.model, None, latencies)]
+        rows += [self._row(name, before[name], after.get(name), latencies) for name in names]
+        made = self._report(tuple(rows), names)
+        write_atomically(self.folder / "report.json", json.dumps(made.to_json(), indent=1).encode() + b"\n")
+        write(made, self.folder)
+        return made
+
+    def _row(self, name: str, before: nn.Module, after: nn.Module | None, latencies: dict[str, float]) -> Row:
+        dense = name == "dense"
+        file = self.folder / "dense.safetensors" if dense else self.folder / name / "pruned.safetensors"
+        return Row(
+            name=name,
+            plan={} if dense else dict(self.plan(name).to_json()),
+            score=score_of(accuracy(*self.materials.reward), before),
+            before=self.test(before),
+            after=None if after is None else self.test(after),
+            costs=count_costs(before, self.materials.example),
+            file_bytes=file.stat().st_size,
+            latency_ms=latencies[name],
+        )
+
+    def _report(self, rows: tuple[Row, ...], names: list[str]) -> Report:
+        space, counts = self.space, self.space.counts(Plan(rows[-1].plan))
+        layers = []
+        for layer in space.graph.layers:
+            left = layer.weights(layer.inputs.size(counts), layer.outputs.size(counts))
+            layers.append((layer.name, layer.macs, layer.positions * left))
+        alone = [(group.key, space.settings.left_alone(group)) for group in space.graph.groups]
+        return Report(
+            title=f"{self.job.model.name} on {self.materials.dataset.name}",
+            budget=str(self.job.budget),
+            made=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            machine=f"{platform.machine()} {platform.system()}, torch {torch.__version__}",
+            command=self.command,
+            rows=rows,
+            rewards={name: self._rewards(name) for name in names if name not in RULES},
+            sites=tuple(site.key for site in space.sites),
+            layers=tuple(layers),
+            left_alone=tuple((key, reason) for key, reason in alone if reason),
+            history={name: self._history(name) for name in names if self._history(name)},
+        )
+
+    def _rewards(self, name: str) -> list[float | None]:
+        return [trial.outcome.reward if trial.outcome else None for trial in self.study(name).trials]
+
+    def _history(self, name: str) -> list[tuple[float, float | None]]:
+        place = self.folder / name / "history.json"
+        if not place.exists():
+            return []
+        return [(epoch["loss"], epoch["score"]) for epoch in json.loads(place.read_text())]
+
+
+def describe(job: Job) -> dict[str, Any]:
+    """The job as plain values that `parse_job` reads back."""
+    kinds = {kind: name for name, kind in SEARCHERS.items()}
+    raw = _without_none(dataclasses.asdict(job))
+    searcher = dataclasses.asdict(job.searcher)  # type: ignore[call-overload]
+    return {**raw, "searcher": {"kind": kinds[type(job.searcher)], **searcher}}
+
+
+def _without_none(raw: dict[str, Any]) -> dict[str, Any]:
+    pruned = {key: _without_none(value) if isinstance(value, dict) else value for key, value in raw.items()}
+    return {key: value for key, value in pruned.items() if value is not None}
+
+
+def job_of_folder(folder: Path) -> dict[str, Any]:
+    """The job that a run folder holds. Raises CheckpointError where there is none."""
+    place = folder / "job.json"
+    try:
+        return json.loads(place.read_text())  # type: ignore[no-any-return]
+    except OSError as error:
+        raise CheckpointError(f"{folder} is no run folder (it has no job.json)") from error
+    except ValueError as error:
+        raise CheckpointError(f"{place} is damaged ({error})") from error

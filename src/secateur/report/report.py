@@ -1,0 +1,170 @@
+"""What a report is made of: one row for each network compared, and how they were found. Values only."""
+
+from __future__ import annotations
+
+import json
+import os
+import types
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Self, Union, get_args, get_origin, get_type_hints
+
+from secateur.errors import StudyError
+from secateur.plan import Costs
+from secateur.run import write_atomically
+
+DENSE = "dense"
+"""Name of the first row of every report."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One network of the comparison: the dense one, one pruned by a rule, or the one the search found.
+
+    Accuracies are fractions in [0, 1]; `score` is on the data that rewarded the search, `before` and
+    `after` are on the test data, before and after fine-tuning.
+    """
+
+    name: str
+    plan: dict[str, float]
+    """Site key -> fraction kept; empty for the dense network."""
+    score: float | None
+    before: float
+    after: float | None
+    costs: Costs
+    file_bytes: int | None
+    latency_ms: float | None
+
+    @property
+    def accuracy(self) -> float:
+        """What the network ends with: after fine-tuning, or before it where there was none."""
+        return self.before if self.after is None else self.after
+
+
+@dataclass(frozen=True)
+class Report:
+    """A finished study, ready to be shown. The first row is the dense network, the last the one delivered."""
+
+    title: str
+    budget: str
+    """What was asked for, in words: `50.0% of macs`."""
+    made: str
+    """ISO date and time."""
+    machine: str
+    command: str
+    rows: tuple[Row, ...]
+    rewards: dict[str, list[float | None]]
+    """Searcher -> the reward of each trial; None where the trial failed."""
+    sites: tuple[str, ...]
+    """Site keys in forward order."""
+    layers: tuple[tuple[str, int, int], ...]
+    """(layer, its MACs in the dense network, its MACs in the delivered one), in forward order."""
+    left_alone: tuple[tuple[str, str], ...]
+    """(group key, why it was not pruned)"""
+    history: dict[str, list[tuple[float, float | None]]]
+    """Row name -> (training loss, score) of each epoch of fine-tuning."""
+
+    def __post_init__(self) -> None:
+        names = [row.name for row in self.rows]
+        if len(names) < 2 or names[0] != DENSE or len(set(names)) < len(names):
+            raise StudyError(
+                f"a report compares {', '.join(names) or 'nothing'}: give the row {DENSE!r} first, then at "
+                "least one pruned network, each under a name of its own"
+            )
+
+    @property
+    def dense(self) -> Row:
+        """The network that was pruned."""
+        return self.rows[0]
+
+    @property
+    def delivered(self) -> Row:
+        """The network that the study gives back."""
+        return self.rows[-1]
+
+    @property
+    def best(self) -> Row:
+        """The most accurate pruned row, the first of equals.
+
+        Rows are compared after fine-tuning only where all of them had it: anything else would be unfair.
+        """
+        pruned = self.rows[1:]
+        tuned = all(row.after is not None for row in pruned)
+        return max(pruned, key=lambda row: row.accuracy if tuned else row.before)
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as plain JSON."""
+        raw: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return raw
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> Self:
+        """Read back what `to_json` gave; raises StudyError, naming the field, where it is malformed."""
+        try:
+            report: Self = _decode(cls, raw, "report")
+        except _Malformed as error:
+            raise StudyError(f"not a report: {error}; make it anew from the study") from error
+        return report
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the report as a JSON file."""
+        write_atomically(Path(path), json.dumps(self.to_json(), indent=1).encode() + b"\n")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read a file that `save` wrote; raises StudyError where it cannot be read or is malformed."""
+        try:
+            return cls.from_json(json.loads(Path(path).read_text(encoding="utf-8")))
+        except OSError as error:
+            raise StudyError(f"cannot read the report {path}: {error.strerror}") from error
+        except ValueError as error:
+            raise StudyError(f"{path} is damaged ({error}); make the report anew from the study") from error
+        except StudyError as error:
+            raise StudyError(f"{path}: {error}") from error
+
+
+class _Malformed(Exception):
+    """A value is not of the kind that its field has."""
+
+
+def _decode(kind: Any, raw: Any, where: str) -> Any:
+    """`raw` as a value of the type `kind`: the annotations of the dataclasses above are the file format."""
+    origin, args = get_origin(kind), get_args(kind)
+    if is_dataclass(kind):
+        return _decode_dataclass(kind, raw, where)
+    if origin in (Union, types.UnionType):
+        return None if raw is None else _decode(args[0], raw, where)
+    if origin is dict:
+        entries = _expect(raw, Mapping, "a table", where).items()
+        return {str(key): _decode(args[1], value, f"{where}.{key}") for key, value in entries}
+    if origin in (list, tuple):
+        return _decode_sequence(origin, args, raw, where)
+    if kind is float:
+        return float(_expect(raw, (int, float), "a number", where))
+    return _expect(raw, kind, {int: "a whole number", str: "a text"}[kind], where)
+
+
+def _decode_dataclass(kind: Any, raw: Any, where: str) -> Any:
+    found = set(_expect(raw, Mapping, "a table", where))
+    wanted = {field.name for field in fields(kind)}
+    for name in sorted(wanted ^ found, key=str):
+        raise _Malformed(f"{where} has no {name!r}" if name in wanted else f"{where} has an unknown {name!r}")
+    hints = get_type_hints(kind)
+    return kind(**{name: _decode(hints[name], raw[name], f"{where}.{name}") for name in wanted})
+
+
+def _decode_sequence(origin: type, args: tuple[Any, ...], raw: Any, where: str) -> Any:
+    values = _expect(raw, (list, tuple), "a list", where)
+    kinds = args if origin is tuple and args[-1] is not ... else (args[0],) * len(values)
+    if len(kinds) != len(values):
+        raise _Malformed(f"{where} has {len(values)} values, not {len(kinds)}")
+    pairs = enumerate(zip(kinds, values, strict=True))
+    return origin(_decode(kind, value, f"{where}[{number}]") for number, (kind, value) in pairs)
+
+
+def _expect(raw: Any, kind: Any, named: str, where: str) -> Any:
+    # A bool is an int to Python, but not to whoever reads the file.
+    if not isinstance(raw, kind) or isinstance(raw, bool):
+        raise _Malformed(f"{where} is {raw!r:.60}, not {named}")
+    return raw

@@ -1,0 +1,89 @@
+"""The comparison as a table: the columns, and the terminal's rendering of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from secateur.report.report import Report, Row
+from secateur.report.wording import UNKNOWN, amount, file_size, speed_up, three_digits
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: a heading, what stands under it, what it says at length, and (row, dense row) -> cell.
+
+    Units stand in the heading, so that a row fits a terminal of 80 characters. A cell is None where unknown.
+    """
+
+    heading: str
+    under: str
+    meaning: str
+    cell: Callable[[Row, Row], str | None]
+
+
+def _known(value: float | None, wording: Callable[[float], str]) -> str | None:
+    return None if value is None else wording(value)
+
+
+def _hundredths(fraction: float) -> str:
+    return f"{100 * fraction:.2f}"
+
+
+def _tenths(part: int, whole: int) -> str | None:
+    return f"{100 * part / whole:.1f}" if whole else None
+
+
+COLUMNS = (
+    Column("before", "%", "test accuracy before fine-tuning", lambda row, dense: _hundredths(row.before)),
+    Column(
+        "after", "%", "test accuracy after fine-tuning", lambda row, dense: _known(row.after, _hundredths)
+    ),
+    Column("MACs", "", "multiply-adds for one example", lambda row, dense: amount(row.costs.macs)),
+    Column("% of", "dense", "", lambda row, dense: _tenths(row.costs.macs, dense.costs.macs)),
+    Column("params", "", "parameters", lambda row, dense: amount(row.costs.params)),
+    Column("% of", "dense", "", lambda row, dense: _tenths(row.costs.params, dense.costs.params)),
+    Column("file", "", "size of the saved network", lambda row, dense: _known(row.file_bytes, file_size)),
+    Column(
+        "latency",
+        "ms",
+        "time of one forward pass in torch on this machine",
+        lambda row, dense: _known(row.latency_ms, three_digits),
+    ),
+    Column(
+        "speed",
+        "×",
+        "how many times as fast as the dense network",
+        lambda row, dense: _known(speed_up(row, dense), "{:.2f}".format),
+    ),
+)
+
+
+def columns(report: Report) -> tuple[Column, ...]:
+    """The columns that have something to say: one that no row fills is left out."""
+    return tuple(c for c in COLUMNS if any(c.cell(row, report.dense) is not None for row in report.rows))
+
+
+def table(report: Report) -> Table:
+    """The rows of a report for the terminal; the most accurate pruned network is bold."""
+    shown = columns(report)
+    result = Table(
+        show_edge=False,
+        title=Text(report.title),
+        caption=Text(f"at most {report.budget}"),
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    result.add_column("network\n")
+    for column in shown:
+        result.add_column(f"{column.heading}\n{column.under}", justify="right")
+    for row in report.rows:
+        cells = [column.cell(row, report.dense) or UNKNOWN for column in shown]
+        style = "bold" if row is report.best else "dim" if row is report.dense else ""
+        # Text, so that brackets in a name are not taken for markup.
+        result.add_row(Text(row.name), *cells, style=style)
+    return result
