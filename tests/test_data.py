@@ -236,9 +236,7 @@ def test_cifar10_folders(tmp_path: Path, spell: str) -> None:
         (np.asfortranarray(planes(3)), (3, 1, 2, 0)),
     ],
 )
-def test_cifar10_batches_of_other_writers(
-    tmp_path: Path, protocol: int, data: object, labels: object
-) -> None:
+def test_cifar10_batches_of_other_writers(tmp_path: Path, protocol: int, data: object, labels: object) -> None:
     folder = write_cifar(tmp_path / "cifar", "protocol 4")
     (folder / "test_batch").write_bytes(pickle.dumps({"data": data, "labels": labels}, protocol))
     dataset = load_dataset(folder)
@@ -445,9 +443,7 @@ def test_split_is_stratified_disjoint_and_repeatable() -> None:
 def test_split_at_its_limits() -> None:
     labels = np.arange(10) % 2
     assert len(split(in_memory(labels), 0, 0, 0).train) == 10
-    assert sorted(split(in_memory(labels), 4, 6, 0).calibration) == sorted(
-        split(in_memory(labels), 4, 6, 0).train
-    )
+    assert sorted(split(in_memory(labels), 4, 6, 0).calibration) == sorted(split(in_memory(labels), 4, 6, 0).train)
     assert set(split(in_memory(labels, validation=4), 4, 0, 0).reward) == {6, 7, 8, 9}
     assert len(split(in_memory(labels, validation=4), 5, 0, 0).reward) == 5
     for reward, calibration in ((10, 0), (4, 7), (-1, 2), (2, -1)):

@@ -46,7 +46,7 @@ def inspect(model: nn.Module, example_input: Example) -> ModelGraph:
     return prove(model, trace(model, example_input), example_input)
 
 
-def search(
+def search(  # noqa: PLR0913  # each is a thing the caller has, and all but four have defaults
     model: nn.Module,
     example_input: Example,
     *,
@@ -80,12 +80,13 @@ def search(
         TraceError, BudgetError, EvaluationError, StudyError, DataError: before the first trial where it can
         be known then; StudyError also where every trial fails.
     """
-    searcher, settings = searcher or DDPG(), settings or SearchSettings()
+    strategy: Strategy = searcher or DDPG()
+    settings = settings or SearchSettings()
     if trials < 1:
         raise StudyError(f"trials = {trials}: give 1 or more")
     graph = inspect(model, example_input)
     space = SearchSpace(graph, budget, settings.space)
-    home = RunFolder(folder, _header(model, space, searcher, settings)) if folder is not None else None
+    home = RunFolder(folder, _header(model, space, strategy, settings)) if folder is not None else None
     dense = Outcome(score_of(evaluate, private_copy(model).requires_grad_(False)), graph.dense, 0.0, 0.0)
     inputs = Calibration.gather(calibration, inputs=len(as_inputs(example_input)))
     pruner = Pruner(model, graph, inputs, settings.prune)
@@ -94,7 +95,7 @@ def search(
         for n in range(settings.workers)
     ]
     workers = InProcess(evaluators[0]) if settings.workers == 1 else Threads(evaluators)
-    loop = Loop(Study(space, dense), searcher.start(space), workers, searcher.seed, settings.workers, home)
+    loop = Loop(Study(space, dense), strategy.start(space), workers, strategy.seed, settings.workers, home)
     if on_trial:
         loop.on_trial = on_trial
     return loop.run(trials)

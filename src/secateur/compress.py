@@ -39,6 +39,7 @@ class Run:
         self.job = job
         self.command = command
         self.folder = Path(job.folder)
+        self._studies: dict[str, Study] = {}
         if job.threads is not None:
             torch.set_num_threads(job.threads)
         self._claim()
@@ -88,6 +89,11 @@ class Run:
 
     def study(self, name: str = AGENT) -> Study:
         """The search of the job's searcher, or of a rival, from the start or from where it stopped."""
+        if name not in self._studies:
+            self._studies[name] = self._search(name)
+        return self._studies[name]
+
+    def _search(self, name: str) -> Study:
         strategy = self.job.searcher if name == AGENT else SEARCHERS[name](seed=self.job.searcher.seed)
         with SearchProgress(self.job.trials, name) as progress:
             return search(
@@ -108,6 +114,16 @@ class Run:
         if name in RULES:
             return self.space.fit(RULES[name](len(self.space.sites)))
         return self.study(name).best.plan
+
+    def place(self, file: str, name: str = AGENT) -> Path:
+        """Where a row keeps a file."""
+        return self.folder / name / file
+
+    def write_plan(self) -> Path:
+        """Keep the best plan as JSON beside the search."""
+        place = self.place("best_plan.json")
+        write_atomically(place, json.dumps(self.plan().to_json(), indent=2).encode() + b"\n")
+        return place
 
     def pruned(self, name: str = AGENT) -> nn.Module:
         """The network pruned by the best plan, kept in pruned.safetensors beside plan.json."""

@@ -142,7 +142,7 @@ def parse_job(raw: Mapping[str, Any], place: Path) -> Job:
     except SecateurError as error:
         raise JobError(f"{place}: {error}") from error
     folder = job.folder or str(Path("runs") / place.stem)
-    weights = _anchored(job.model.weights, place)
+    weights = job.model.weights and _anchored(job.model.weights, place)
     source = job.data.source if job.data.source == "digits" else _anchored(job.data.source, place)
     return dataclasses.replace(
         job,
@@ -152,8 +152,8 @@ def parse_job(raw: Mapping[str, Any], place: Path) -> Job:
     )
 
 
-def _anchored(path: str | None, place: Path) -> str | None:
-    return None if path is None else str(place.parent / Path(path).expanduser())
+def _anchored(path: str, place: Path) -> str:
+    return str((place.parent / Path(path).expanduser()).resolve())
 
 
 def _build(kind: type[Any], raw: Any, where: str) -> Any:
@@ -168,9 +168,7 @@ def _build(kind: type[Any], raw: Any, where: str) -> Any:
     missing = [
         name
         for name, spec in fields.items()
-        if name not in raw
-        and spec.default is dataclasses.MISSING
-        and spec.default_factory is dataclasses.MISSING
+        if name not in raw and spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING
     ]
     if missing:
         raise JobError(f"{where} the key {missing[0]!r} is missing")
@@ -178,29 +176,37 @@ def _build(kind: type[Any], raw: Any, where: str) -> Any:
 
 
 def _value(hint: Any, value: Any, where: str) -> Any:
+    """A field's value, checked against its type."""
     origin, options = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (types.UnionType, typing.Union):
-        options = tuple(option for option in options if option is not type(None))
+    if origin in (types.UnionType, typing.Union):  # X | None: TOML has no null, so what is there is an X
         return _value(options[0], value, where)
-    if origin is typing.Literal:
-        if value not in options:
-            raise JobError(f"{where} = {value!r}: give one of {', '.join(map(repr, options))}")
-        return value
     if origin is tuple:
-        if not isinstance(value, list):
+        if not isinstance(value, (list, tuple)):
             raise JobError(f"{where} = {value!r}: give a list")
         return tuple(_value(options[0], item, where) for item in value)
     if dataclasses.is_dataclass(hint):
         return _build(typing.cast(type[Any], hint), value, f"{where}:")
     if hint is Strategy or origin is dict:
         return value
+    return _plain(hint, options, value, where)
+
+
+def _plain(hint: Any, options: tuple[Any, ...], value: Any, where: str) -> Any:
+    """A number, a text, a truth value, or one of several texts."""
+    if options:
+        if value not in options:
+            raise JobError(f"{where} = {value!r}: give one of {', '.join(map(repr, options))}")
+        return value
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        value = float(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise JobError(f"{where} = {value!r}: give {hint.__name__}")
+        raise JobError(f"{where} = {value!r}: give {_KINDS.get(hint, hint.__name__)}")
     if hint is float and not math.isfinite(value):
         raise JobError(f"{where} = {value!r}: give a finite number")
     return value
+
+
+_KINDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -263,4 +269,3 @@ def _network(job: ModelJob, dataset: Dataset) -> nn.Module:
     if not isinstance(built, nn.Module):
         raise JobError(f"[model] {job.name} gave {type(built).__name__}, not an nn.Module")
     return built
-

@@ -15,9 +15,7 @@ from secateur.errors import DataError
 def batches(images: Tensor, labels: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]: ...
 @overload
 def batches(images: Tensor, labels: None, size: int) -> Iterator[Tensor]: ...
-def batches(
-    images: Tensor, labels: Tensor | None, size: int
-) -> Iterator[tuple[Tensor, Tensor]] | Iterator[Tensor]:
+def batches(images: Tensor, labels: Tensor | None, size: int) -> Iterator[tuple[Tensor, Tensor]] | Iterator[Tensor]:
     """Views of `size` images at a time, in order, the last time fewer: (images, labels), or images alone."""
     pieces: tuple[Tensor, ...] = images.split(size)
     return iter(pieces) if labels is None else zip(pieces, labels.split(size), strict=True)
@@ -38,13 +36,9 @@ class TrainBatches:
         self, images: Tensor, labels: Tensor, batch_size: int, seed: int, crop_pad: int = 4, flip: bool = True
     ) -> None:
         if images.ndim != 4 or labels.shape != images.shape[:1]:
-            raise DataError(
-                f"images {list(images.shape)} and labels {list(labels.shape)} are not [N, C, H, W] and [N]"
-            )
+            raise DataError(f"images {list(images.shape)} and labels {list(labels.shape)} are not [N, C, H, W] and [N]")
         if batch_size < 1 or crop_pad < 0 or seed < 0:
-            raise DataError(
-                f"batch_size {batch_size} must be 1 or more, crop_pad {crop_pad} and seed {seed} 0 or more"
-            )
+            raise DataError(f"batch_size {batch_size} must be 1 or more, crop_pad {crop_pad} and seed {seed} 0 or more")
         self.images, self.labels = images, labels
         self.batch_size, self.seed, self.crop_pad, self.flip = batch_size, seed, crop_pad, flip
         self.epoch = 0
@@ -65,9 +59,7 @@ class TrainBatches:
 
     def _batches_of(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         # The draws are made on the CPU, so that they are the same whatever device the images are on.
-        rng = torch.Generator().manual_seed(
-            int(np.random.SeedSequence((self.seed, epoch)).generate_state(1)[0])
-        )
+        rng = torch.Generator().manual_seed(int(np.random.SeedSequence((self.seed, epoch)).generate_state(1)[0]))
         count = len(self.images)
         order = torch.randperm(count, generator=rng)
         shifts = torch.randint(2 * self.crop_pad + 1, (count, 2), generator=rng)

@@ -71,9 +71,7 @@ def load_dataset(
     elif path.suffix.lower() == ".npz":
         arrays, classes = read_npz(path), None
     elif not path.is_dir():
-        raise DataError(
-            f"{source}: no such data set; give 'digits', an .npz file, a CIFAR-10 or an image folder"
-        )
+        raise DataError(f"{source}: no such data set; give 'digits', an .npz file, a CIFAR-10 or an image folder")
     elif any(path.glob("data_batch_*")) or any(path.glob("test_batch*")):
         arrays = read_cifar10(path)
     else:
@@ -95,19 +93,13 @@ def _assemble(
     labels = {part: _labels(name, part, arrays) for part in parts}
     shape = images["train"].shape[1:]
     if image_size is not None and shape[:2] != (image_size, image_size):
-        raise DataError(
-            f"{name}: images are {shape[0]} x {shape[1]}, not image_size {image_size}; leave it out"
-        )
+        raise DataError(f"{name}: images are {shape[0]} x {shape[1]}, not image_size {image_size}; leave it out")
     limit = classes or int(labels["train"].max()) + 1
     for part in parts:
         if images[part].shape[1:] != shape:
-            raise DataError(
-                f"{name}: {part}_images are {images[part].shape[1:]} but train_images are {shape}"
-            )
+            raise DataError(f"{name}: {part}_images are {images[part].shape[1:]} but train_images are {shape}")
         if (worst := int(labels[part].max())) >= limit:
-            raise DataError(
-                f"{name}: {part}_labels has label {worst}; only 0 to {limit - 1} are known classes"
-            )
+            raise DataError(f"{name}: {part}_labels has label {worst}; only 0 to {limit - 1} are known classes")
     trained = [part for part in parts if part != "test"]
     train_images = np.concatenate([images[part] for part in trained])
     own_mean, own_std = _statistics(train_images)
@@ -135,9 +127,7 @@ def _images(name: str, part: str, arrays: Arrays) -> NDArray[np.uint8]:
         images = images[..., np.newaxis]
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3) or images.size == 0:
         found = f"{images.dtype} {list(images.shape)}"
-        raise DataError(
-            f"{name}: {part}_images is {found}; give uint8 [N, H, W, 1 or 3] or [N, H, W], not empty"
-        )
+        raise DataError(f"{name}: {part}_images is {found}; give uint8 [N, H, W, 1 or 3] or [N, H, W], not empty")
     return np.ascontiguousarray(images)
 
 
@@ -148,22 +138,16 @@ def _labels(name: str, part: str, arrays: Arrays) -> NDArray[np.int64]:
     count = len(arrays[f"{part}_images"])
     if labels.dtype.kind not in "iu" or labels.shape != (count,):
         found = f"{labels.dtype} {list(labels.shape)}"
-        raise DataError(
-            f"{name}: {part}_labels is {found}; give one whole number per image, [{count}] or [{count}, 1]"
-        )
+        raise DataError(f"{name}: {part}_labels is {found}; give one whole number per image, [{count}] or [{count}, 1]")
     if int(labels.min()) < 0 or int(labels.max()) >= 2**31:
-        raise DataError(
-            f"{name}: {part}_labels run from {labels.min()} to {labels.max()}; number the classes from 0"
-        )
+        raise DataError(f"{name}: {part}_labels run from {labels.min()} to {labels.max()}; number the classes from 0")
     return labels.astype(np.int64)
 
 
 def _per_channel(name: str, what: str, values: Sequence[float], channels: int) -> tuple[float, ...]:
     numbers = tuple(float(value) for value in values)
     if len(numbers) != channels or not np.isfinite(numbers).all() or (what == "std" and min(numbers) <= 0):
-        raise DataError(
-            f"{name}: {what} {numbers} does not suit images of {channels} channel(s); one number for each"
-        )
+        raise DataError(f"{name}: {what} {numbers} does not suit images of {channels} channel(s); one number for each")
     return numbers
 
 

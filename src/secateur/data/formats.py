@@ -105,9 +105,7 @@ def _cifar_batch(path: Path) -> tuple[NDArray[np.uint8], NDArray[Any]]:
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file; unpack the whole CIFAR-10 archive again") from error
     except _DAMAGE as error:
-        raise DataError(
-            f"{path}: not a CIFAR-10 batch ({error}); unpack the official archive again"
-        ) from error
+        raise DataError(f"{path}: not a CIFAR-10 batch ({error}); unpack the official archive again") from error
 
 
 class _StandIn:
@@ -207,9 +205,7 @@ def _class_files(folder: Path, classes: Sequence[str]) -> tuple[list[Path], NDAr
     for name in _class_names(folder):
         if name not in classes:
             raise DataError(f"{folder / name}: no such class in the training folder; add or remove it")
-        images = sorted(
-            path for path in (folder / name).glob("[!.]*") if path.suffix.lower() in _IMAGE_ENDINGS
-        )
+        images = sorted(path for path in (folder / name).glob("[!.]*") if path.suffix.lower() in _IMAGE_ENDINGS)
         if not images:
             endings = ", ".join(sorted(_IMAGE_ENDINGS))
             raise DataError(f"{folder / name}: no images ({endings}); fill or remove it")

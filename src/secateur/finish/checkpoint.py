@@ -81,9 +81,7 @@ def _fill(model: nn.Module, name: str, tensor: Tensor, path: str | os.PathLike[s
     owner, _, leaf = name.rpartition(".")
     module = model.get_submodule(owner)
     old = getattr(module, leaf)
-    fits = old.dim() == tensor.dim() and all(
-        new <= was for new, was in zip(tensor.shape, old.shape, strict=True)
-    )
+    fits = old.dim() == tensor.dim() and all(new <= was for new, was in zip(tensor.shape, old.shape, strict=True))
     if not fits or old.dtype != tensor.dtype:
         raise CheckpointError(
             f"{path}: {name} is {tuple(tensor.shape)} {tensor.dtype}, which cannot be cut from "

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+import io
 import math
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sized
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -18,8 +20,7 @@ from torch import Tensor, nn
 from secateur.errors import CheckpointError, DataError, SecateurError
 from secateur.run import write_atomically
 
-Precision = str
-BLOCKING = ("float32", "bfloat16", "auto")
+Precision = Literal["float32", "bfloat16", "auto"]
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,10 @@ class FineTune:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.epochs < 0 or not 0 <= self.distil <= 1 or self.precision not in BLOCKING:
+        if self.epochs < 0 or not 0 <= self.distil <= 1 or self.precision not in get_args(Precision):
             raise SecateurError(
                 f"fine-tuning with epochs = {self.epochs}, distil = {self.distil}, precision = {self.precision!r}: "
-                f"epochs are 0 or more, distil lies in [0, 1], precision is one of {', '.join(BLOCKING)}"
+                f"epochs are 0 or more, distil lies in [0, 1], precision is one of {', '.join(get_args(Precision))}"
             )
 
 
@@ -96,7 +97,7 @@ def finetune(
     """
     settings = settings or FineTune()
     if epochs is not None:
-        settings = FineTune(**{**asdict(settings), "epochs": epochs})
+        settings = replace(settings, epochs=epochs)
     steps = _count(train_batches)
     training = _Training(model, teacher, settings, steps)
     place = Path(checkpoint) if checkpoint is not None else None
@@ -123,7 +124,7 @@ def _count(batches: Iterable[Any]) -> int:
     """Batches an epoch; one-shot iterators are refused, since every epoch needs them again."""
     if iter(batches) is batches:
         raise DataError("train_batches can be walked only once; give a list or a DataLoader, not a generator")
-    count = len(batches) if hasattr(batches, "__len__") else sum(1 for _ in batches)
+    count = len(batches) if isinstance(batches, Sized) else sum(1 for _ in batches)
     if count == 0:
         raise DataError("there are no training batches")
     return count
@@ -142,11 +143,16 @@ class _Training:
     def __init__(self, model: nn.Module, teacher: nn.Module | None, settings: FineTune, steps: int) -> None:
         self.model = model
         self.settings = settings
+        self.identity = {spec.name: getattr(settings, spec.name) for spec in fields(FineTune)} | {"batches": steps}
         self.device = next(model.parameters()).device
         self.teacher = _frozen(teacher, self.device) if teacher is not None and settings.distil > 0 else None
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.SGD(
-            trained, settings.lr, settings.momentum, weight_decay=settings.weight_decay, nesterov=settings.momentum > 0
+            trained,
+            settings.lr,
+            settings.momentum,
+            weight_decay=settings.weight_decay,
+            nesterov=settings.momentum > 0,
         )
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, _cosine(settings, steps))
         self.autocast = _autocast(settings.precision, self.device)
@@ -159,7 +165,7 @@ class _Training:
             inputs, labels = inputs.to(self.device), labels.to(self.device)
             loss = self._loss(inputs, labels)
             self.optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
             self.optimizer.step()
             self.schedule.step()
@@ -187,15 +193,13 @@ class _Training:
     def save(self, place: Path, history: list[Epoch]) -> None:
         """Write everything that a resume needs, atomically."""
         buffer: dict[str, Any] = {
-            "settings": asdict(self.settings),
+            "settings": self.identity,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": {"last_epoch": self.schedule.last_epoch},
             "history": [asdict(epoch) for epoch in history],
             "random": torch.get_rng_state(),
         }
-        import io
-
         raw = io.BytesIO()
         torch.save(buffer, raw)
         write_atomically(place, raw.getvalue())
@@ -204,7 +208,7 @@ class _Training:
         """Take a training up where its checkpoint left it; only tensors and plain values are read."""
         try:
             saved = torch.load(place, map_location="cpu", weights_only=True)
-            if saved["settings"] != asdict(self.settings):
+            if saved["settings"] != self.identity:
                 raise CheckpointError(
                     f"{place} belongs to a training with {saved['settings']}; use those settings, or delete it"
                 )
@@ -220,8 +224,6 @@ class _Training:
 
 
 def _frozen(teacher: nn.Module, device: torch.device) -> nn.Module:
-    import copy
-
     return copy.deepcopy(teacher).to(device).eval().requires_grad_(False)
 
 
@@ -238,7 +240,7 @@ def _autocast(precision: Precision, device: torch.device) -> Callable[[], Any]:
     """bfloat16 where it is asked for, or pays: on GPUs that have it and on CPUs with matrix units (AMX)."""
     if precision == "auto":
         gpu = device.type == "cuda" and torch.cuda.is_bf16_supported()
-        cpu = device.type == "cpu" and torch.cpu._is_amx_tile_supported()
+        cpu = device.type == "cpu" and getattr(torch.cpu, "_is_amx_tile_supported", bool)()
         precision = "bfloat16" if gpu or cpu else "float32"
     if precision == "float32":
         return nullcontext

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +24,16 @@ from secateur.graph.graph import Side
 Place = tuple[str, Side, int]
 """(module, side, position): one channel as one module sees it."""
 
-CUTTABLE = (nn.Conv1d, nn.Conv2d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm, nn.PReLU)
+CUTTABLE = (
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Linear,
+    nn.BatchNorm1d,
+    nn.BatchNorm2d,
+    nn.LayerNorm,
+    nn.GroupNorm,
+    nn.PReLU,
+)
 PRODUCERS = (nn.Conv1d, nn.Conv2d, nn.Linear)
 
 
@@ -97,7 +107,10 @@ def couple(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> Coupling:
     try:
         with torch.enable_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            graph.build_dependency(model, inputs, verbose=False)
+            with _padded_with_zeros(model):
+                graph.build_dependency(model, inputs, verbose=False)
+            if any("CopySlices" in node.name for node in graph.module2node.values()):
+                raise TraceError("it writes into a part of a tensor in place; use torch.cat or F.pad there")
             statements = list(_statements(graph))
     except Exception as error:
         raise TraceError(
@@ -113,6 +126,20 @@ def couple(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> Coupling:
     _balance(union, coupling, modules)
     coupling.units = union.sets()
     return coupling
+
+
+@contextmanager
+def _padded_with_zeros(model: nn.Module) -> Iterator[None]:
+    """For a while, no convolution pads in another way: that changes no coupling, and circular padding writes
+    into slices in place, on which torch-pruning never ends."""
+    modes = {m: m.padding_mode for m in model.modules() if isinstance(m, (nn.Conv1d, nn.Conv2d))}
+    for module in modes:
+        module.padding_mode = "zeros"
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.padding_mode = mode
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,8 @@ class Join:
 class Layer:
     """Facts of one weighted operation, in the order of the forward pass.
 
-    `positions` is how many times each weight is used for one example, so MACs = positions * weights.
+    `positions` is how many times each weight is used for one example, so MACs = positions * weights. `once` says
+    that the layer runs once in a forward pass, on one row of its input for each example.
     `norm` names the batch norm that alone reads this layer's output; `join` the sum the output runs into.
     """
 
@@ -70,6 +71,7 @@ class Layer:
     itemsize: int
     inputs: Extent
     outputs: Extent
+    once: bool = field(default=True, repr=False)
     norm: str | None = None
     join: Join | None = None
 

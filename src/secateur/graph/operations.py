@@ -23,7 +23,7 @@ class OperationLog(TorchDispatchMode):
     """Number every operation; remember sums (`keep_sums`), or hold on to the results of `wanted` ordinals."""
 
     def __init__(self, wanted: Collection[int] = (), keep_sums: bool = False) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.wanted = frozenset(wanted)
         self.values: dict[int, Tensor] = {}
         self.sums: dict[int, tuple[int, int]] = {}
@@ -52,6 +52,8 @@ class OperationLog(TorchDispatchMode):
     ) -> Any:
         """Run the operation and note what it read and made."""
         kwargs = kwargs or {}
+        if self.values and func._schema.is_mutable:
+            self._rescue(args)
         result = func(*args, **kwargs)
         if self._paused:
             return result
@@ -59,8 +61,15 @@ class OperationLog(TorchDispatchMode):
         if self._keep_sums:
             self._note(func, args, result)
         elif self._count in self.wanted:
-            self.values[self._count] = result
+            self.values[self._count] = result if isinstance(result, Tensor) else result[0]
         return result
+
+    def _rescue(self, args: tuple[Any, ...]) -> None:
+        """Copy the values held that an operation is about to write over (`y += x`)."""
+        written = {x.untyped_storage().data_ptr() for x in tree_leaves(args[:1]) if isinstance(x, Tensor)}
+        for ordinal, value in self.values.items():
+            if value.untyped_storage().data_ptr() in written:
+                self.values[ordinal] = value.clone()
 
     def _note(self, func: Any, args: tuple[Any, ...], result: Any) -> None:
         read = [self.ordinal(leaf) for leaf in tree_leaves(args) if isinstance(leaf, Tensor)]

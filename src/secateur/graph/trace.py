@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from secateur.errors import TraceError
@@ -42,7 +43,7 @@ def trace(model: nn.Module, example_input: Example) -> ModelGraph:
     calls = _run(private, inputs)
     coupling = couple(private, inputs)
     groups, owners = _groups(private, coupling, calls)
-    layers = tuple(_layer(name, private, calls, owners) for name in calls.order)
+    layers = tuple(_layer(name, private, calls, owners, len(inputs[0])) for name in calls.order)
     graph = ModelGraph(layers, groups, count_costs(private, inputs), tuple(tuple(x.shape) for x in inputs))
     if not graph.prunable:
         reasons = "; ".join(f"{group.key}: {group.fixed}" for group in groups[:5]) or "it has no such layers"
@@ -102,6 +103,8 @@ class _Calls:
     )
     norms: dict[str, str] = field(default_factory=dict)
     joins: dict[str, Join] = field(default_factory=dict)
+    tokens: set[str] = field(default_factory=set)
+    """Linear layers with [N, tokens, features] outputs: a batch norm on them goes by token, not by feature."""
 
 
 def _run(model: nn.Module, inputs: tuple[Tensor, ...]) -> _Calls:
@@ -116,13 +119,16 @@ def _run(model: nn.Module, inputs: tuple[Tensor, ...]) -> _Calls:
                 calls.order.append(name)
             calls.shapes[name].append((tuple(args[0].shape), tuple(output.shape)))
             outputs[name] = log.ordinal(output)
+            if isinstance(module, nn.Linear) and output.dim() > 2:
+                calls.tokens.add(name)
         else:
             norms[name].append((log.ordinal(args[0]), log.ordinal(output)))
 
     with torch.no_grad(), _hooked(model, hook):
         try:
             with log:
-                model(*inputs)
+                for leaf in tree_leaves(model(*inputs)):
+                    log.readers[log.ordinal(leaf)] += 1
         except Exception as error:
             shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
             raise TraceError(
@@ -133,14 +139,12 @@ def _run(model: nn.Module, inputs: tuple[Tensor, ...]) -> _Calls:
     return calls
 
 
-def _follow(
-    calls: _Calls, log: OperationLog, outputs: dict[str, int], norms: dict[str, list[tuple[int, int]]]
-) -> None:
+def _follow(calls: _Calls, log: OperationLog, outputs: dict[str, int], norms: dict[str, list[tuple[int, int]]]) -> None:
     """Find the norm that alone reads a layer's output, and the sum that the branch then runs into."""
     for name, ordinal in outputs.items():
         if len(calls.shapes[name]) != 1:
             continue
-        for norm, uses in norms.items():
+        for norm, uses in norms.items() if name not in calls.tokens else ():
             if len(uses) == 1 and uses[0][0] == ordinal and log.readers[ordinal] == 1:
                 calls.norms[name], ordinal = norm, uses[0][1]
                 break
@@ -155,7 +159,7 @@ def _hooked(model: nn.Module, hook: Any) -> Iterator[None]:
     """Call `hook(name, module, args, output)` after every layer and batch norm."""
     watched = (*PRODUCERS, nn.BatchNorm1d, nn.BatchNorm2d)
     handles = [
-        module.register_forward_hook(lambda m, args, out, name=name: hook(name, m, args, out))  # type: ignore[misc]
+        module.register_forward_hook(lambda m, args, out, name=name: hook(name, m, args, out))
         for name, module in model.named_modules()
         if isinstance(module, watched)
     ]
@@ -207,9 +211,7 @@ def _group(units: list[list[Place]], model: nn.Module, coupling: Coupling, rank:
         fixed = "the network's output"
     params, size = _vectors(model, slices)
     stream = len(producers) > 1 and any(place in coupling.added for place in places)
-    return ChannelGroup(
-        first, len(units), slices, tuple(producers), consumers, params, size, stream, fixed
-    )
+    return ChannelGroup(first, len(units), slices, tuple(producers), consumers, params, size, stream, fixed)
 
 
 def _named(groups: list[ChannelGroup]) -> tuple[ChannelGroup, ...]:
@@ -240,14 +242,18 @@ def _vectors(model: nn.Module, slices: tuple[Slice, ...]) -> tuple[int, int]:
 
 
 def _layer(
-    name: str, model: nn.Module, calls: _Calls, owners: dict[tuple[str, Side], list[tuple[ChannelGroup, Slice]]]
+    name: str,
+    model: nn.Module,
+    calls: _Calls,
+    owners: dict[tuple[str, Side], list[tuple[ChannelGroup, Slice]]],
+    batch: int,
 ) -> Layer:
     module = model.get_submodule(name)
     assert isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Linear))
     shapes = calls.shapes[name]
-    (x_shape, y_shape), batch = shapes[0], shapes[0][0][0]
+    x_shape, y_shape = shapes[0]
     convolution = not isinstance(module, nn.Linear)
-    positions = sum(int(np.prod(y[2:] if convolution else y[1:-1])) for _, y in shapes)
+    positions = sum(int(np.prod(y)) for _, y in shapes) // side_length(module, "out") // batch
     depthwise = is_depthwise(module)
 
     def extent(side: Side) -> Extent:
@@ -266,10 +272,11 @@ def _layer(
         groups=int(module.groups) if convolution else 1,  # type: ignore[arg-type]
         in_hw=_hw(x_shape) if convolution else (1, 1),
         out_hw=_hw(y_shape) if convolution else (1, 1),
-        positions=positions if batch else 0,
+        positions=positions,
         itemsize=module.weight.element_size(),
         inputs=extent("in"),
         outputs=extent("out"),
+        once=len(shapes) == 1 and x_shape[0] == batch,
         norm=calls.norms.get(name),
         join=calls.joins.get(name),
     )

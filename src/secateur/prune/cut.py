@@ -68,9 +68,7 @@ class Cutter:
             self._place(name, where.get((name, "in")), where.get((name, "out")))
         return self.model
 
-    def _place(
-        self, name: str, inward: npt.NDArray[np.int64] | None, outward: npt.NDArray[np.int64] | None
-    ) -> None:
+    def _place(self, name: str, inward: npt.NDArray[np.int64] | None, outward: npt.NDArray[np.int64] | None) -> None:
         module, dense = self._modules[name], self._dense[name]
         length_in, length_out = self._lengths.get(name, (0, 0))
         layer = self.graph.layer.get(name)

@@ -33,7 +33,8 @@ def fold_norms(model: nn.Module, graph: ModelGraph) -> nn.Module:
 
 def _affine(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """The norm as y = gain * x + offset."""
-    assert norm.running_mean is not None and norm.running_var is not None
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
     gain = torch.rsqrt(norm.running_var + norm.eps)
     if norm.weight is not None:
         gain = gain * norm.weight.detach()

@@ -31,7 +31,10 @@ def refittable(graph: ModelGraph) -> tuple[Layer, ...]:
     return tuple(
         layer
         for layer in graph.layers
-        if layer.kind != "depthwise" and prunable & set(layer.inputs.groups) and features(layer) <= LARGEST
+        if layer.once
+        and layer.kind != "depthwise"
+        and prunable & set(layer.inputs.groups)
+        and features(layer) <= LARGEST
     )
 
 
@@ -54,7 +57,7 @@ def collect(model: nn.Module, graph: ModelGraph, calibration: Calibration, batch
 
     handles = [
         model.get_submodule(layer.name).register_forward_pre_hook(
-            lambda module, args, layer=layer: look(layer, module, args[0])  # type: ignore[misc]
+            lambda module, args, layer=layer: look(layer, module, args[0])
         )
         for layer in layers
     ]

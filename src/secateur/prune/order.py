@@ -82,7 +82,8 @@ class _Consumer:
         slabs = self.weight[:, blocks].permute(1, 2, 0)
         if square.shape[1] == 1:
             return (slabs.square().sum(2) / square[:, :, 0])[:, 0]
-        return (torch.linalg.solve(square, slabs) * slabs).sum((1, 2))
+        losses: Tensor = (torch.linalg.solve(square, slabs) * slabs).sum((1, 2))
+        return losses
 
     def remove(self, unit: int) -> None:
         """Schur complement: weights and inverse moments as if the unit's features had never been there."""

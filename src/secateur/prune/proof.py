@@ -29,7 +29,11 @@ def prove(model: nn.Module, graph: ModelGraph, example_input: Example) -> ModelG
 
     Costs two forward passes a group. Raises TraceError where no group is left to prune.
     """
-    inputs = tuple(torch.randn_like(x) if x.is_floating_point() else x for x in as_inputs(example_input))
+    generator = torch.Generator().manual_seed(0)  # the caller's random numbers are not touched
+    inputs = tuple(
+        torch.randn(x.shape, generator=generator).to(x) if x.is_floating_point() else x
+        for x in as_inputs(example_input)
+    )
     private = private_copy(model)
     cutter = Cutter(private, graph)
     with torch.no_grad():
@@ -45,11 +49,9 @@ def prove(model: nn.Module, graph: ModelGraph, example_input: Example) -> ModelG
     return proven
 
 
-def _fault(
-    group: ChannelGroup, model: nn.Module, cutter: Cutter, inputs: tuple[Tensor, ...], dense: Tensor
-) -> str:
+def _fault(group: ChannelGroup, model: nn.Module, cutter: Cutter, inputs: tuple[Tensor, ...], dense: Tensor) -> str:
     """Why the group cannot be cut; empty if it can."""
-    units = np.arange(group.width)[:: 2] if group.width > 2 else np.arange(1)
+    units = np.arange(group.width)[::2] if group.width > 2 else np.arange(1)
     try:
         cut = _output(cutter.cut({group.key: units}), inputs)
     except Exception as error:
@@ -81,9 +83,9 @@ def _deaf(model: nn.Module, group: ChannelGroup, units: npt.NDArray[np.int64]) -
 
 
 def _output(model: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
-    """All tensors a model returns, end to end, one row an example."""
-    leaves = [leaf for leaf in tree_leaves(model(*inputs)) if isinstance(leaf, Tensor) and leaf.dim() > 0]
-    return torch.cat([leaf.flatten(1).float() if leaf.dim() > 1 else leaf[:, None].float() for leaf in leaves], 1)
+    """All tensors a model returns, end to end."""
+    leaves = [leaf for leaf in tree_leaves(model(*inputs)) if isinstance(leaf, Tensor)]
+    return torch.cat([leaf.flatten().float() for leaf in leaves])
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

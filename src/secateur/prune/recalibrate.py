@@ -7,6 +7,7 @@ import copy
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from secateur.prune.calibration import Calibration
 
@@ -14,7 +15,10 @@ NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 def recalibrate(model: nn.Module, calibration: Calibration, batch_size: int = 250) -> None:
-    """Set the running statistics of every batch norm to their average over the calibration inputs."""
+    """Set the running statistics of every batch norm to their average over the calibration inputs.
+
+    Batches are of `batch_size` at most, and equally large: each counts as much, and none is of a single example.
+    """
     norms = [m for m in model.modules() if isinstance(m, NORMS) and m.track_running_stats]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
@@ -22,7 +26,7 @@ def recalibrate(model: nn.Module, calibration: Calibration, batch_size: int = 25
         norm.momentum = None  # a plain average over batches
         norm.train()
     with torch.no_grad():
-        for batch in calibration.batches(batch_size):
+        for batch in calibration.batches(-(-len(calibration) // -(-len(calibration) // batch_size))):
             model(*batch)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
@@ -31,12 +35,14 @@ def recalibrate(model: nn.Module, calibration: Calibration, batch_size: int = 25
 
 def disagreement(model: nn.Module, reference: nn.Module, calibration: Calibration) -> float:
     """How far a network's answers are from the reference's: mean KL divergence of logits [N, classes], in
-    nats, else the squared error as a share of the reference's energy. Needs no labels."""
+    nats, else the squared error as a share of the reference's energy; the sum over all that it returns.
+    Needs no labels."""
     total = 0.0
     with torch.no_grad():
         for batch in calibration.batches(250):
-            mine, theirs = model(*batch), reference(*batch)
-            total += _distance(mine.float(), theirs.float()) * len(batch[0])
+            pairs = zip(tree_leaves(model(*batch)), tree_leaves(reference(*batch)), strict=True)
+            apart = [_distance(a.float(), b.float()) for a, b in pairs if isinstance(a, Tensor)]
+            total += sum(apart) * len(batch[0])
     return total / len(calibration)
 
 
@@ -47,9 +53,7 @@ def _distance(mine: Tensor, theirs: Tensor) -> float:
     return float((mine - theirs).square().sum() / theirs.square().sum().clamp_min(1e-12))
 
 
-def recalibrate_if_better(
-    model: nn.Module, reference: nn.Module, calibration: Calibration, check: Calibration
-) -> bool:
+def recalibrate_if_better(model: nn.Module, reference: nn.Module, calibration: Calibration, check: Calibration) -> bool:
     """Recalibrate in place only where that brings the answers on `check` closer to the reference's."""
     trial = copy.deepcopy(model)
     recalibrate(trial, calibration)

@@ -32,7 +32,7 @@ class SequentialRefit:
     def __init__(self, dense: nn.Module, graph: ModelGraph, calibration: Calibration, rows: int = 32) -> None:
         self.graph = graph
         self.calibration = calibration
-        self.layers = [layer for layer in graph.layers if features(layer) <= LARGEST]
+        self.layers = [layer for layer in graph.layers if layer.once and features(layer) <= LARGEST]
         self._positions = {
             layer.name: sample_positions(layer, len(calibration), rows * features(layer)) for layer in self.layers
         }

@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import StringIO
-from itertools import accumulate
 from typing import Any
 
 import matplotlib.style
@@ -76,9 +75,7 @@ def drawings(report: Report) -> tuple[Drawing, ...]:
     """Every figure that the report has data for."""
     made = (
         Drawing("keeps", _keeps_caption(report), kept_per_site(report)) if report.sites else None,
-        Drawing("rewards", REWARDS_CAPTION, reward_by_trial(report))
-        if any(report.rewards.values())
-        else None,
+        Drawing("rewards", REWARDS_CAPTION, reward_by_trial(report)) if any(report.rewards.values()) else None,
         Drawing("macs", MACS_CAPTION, macs_per_layer(report)) if report.layers else None,
         Drawing("tuning", TUNING_CAPTION, accuracy_by_epoch(report)) if _scored(report) else None,
     )
@@ -86,51 +83,43 @@ def drawings(report: Report) -> tuple[Drawing, ...]:
 
 
 REWARDS_CAPTION = (
-    "What each trial earned, in the order tried. Dots are single trials, the line is the best so far; "
-    "dots on the lower edge lie below it, crosses are trials that failed."
+    "Dots are trials in the order tried, lines the best so far. Dots on the lowest row belong there or "
+    "further down; crosses failed."
 )
-MACS_CAPTION = "Where the work went: multiply-adds of each layer in forward order, before and after pruning."
+MACS_CAPTION = "Where the work is: multiply-adds of each layer in forward order, before and after pruning."
 TUNING_CAPTION = "How accuracy came back: the score after each epoch of fine-tuning."
 
 
 def _keeps_caption(report: Report) -> str:
-    return (
-        f"How much of each layer stays, in forward order. Bars are {report.delivered.name}; a bar below "
-        "the lines is a layer that it cuts deeper than the others do."
-    )
+    name = report.delivered.name
+    return f"How much of each layer stays, in forward order. Where {name} runs low, it found channels to spare."
 
 
 def kept_per_site(report: Report) -> str:
-    """Fraction kept at each site by every row; the last row as bars, the others as faint steps."""
+    """Fraction kept at each site by every row: the last row strong and filled, the others as faint steps."""
     colour = colours(report)
     edges = np.arange(len(report.sites) + 1) - 0.5
 
     def draw(axes: Axes) -> None:
         handles: list[Any] = []
-        for row, dash in zip(report.rows[:-1], _dashes(), strict=False):
+        for row, dash in zip(report.rows, _dashes(), strict=False):
             heights = [row.plan.get(key, 1.0) for key in report.sites]
             look: dict[str, Any] = {
                 "color": colour[row.name],
                 "linestyle": dash,
-                "linewidth": 1.2,
-                "alpha": 0.85,
+                "linewidth": 1.1,
+                "alpha": 0.8,
             }
+            if row is report.delivered:
+                look = {"color": colour[row.name], "linewidth": 2.2}
+                axes.bar(range(len(heights)), heights, width=1.0, color=colour[row.name], alpha=0.22, zorder=1)
             axes.stairs(heights, edges, baseline=None, **look)
             handles.append(Line2D([], [], label=row.name, **look))
-        row = report.delivered
-        axes.bar(
-            range(len(report.sites)),
-            [row.plan.get(key, 1.0) for key in report.sites],
-            width=0.8,
-            color=colour[row.name],
-            zorder=1,
-        )
-        handles.insert(0, Patch(color=colour[row.name], label=row.name))
         axes.set_ylim(0, 1.04)
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
         axes.set_ylabel("kept")
         _name_layers(axes, report.sites)
-        _legend(axes, handles)
+        _legend(axes, handles[::-1])
 
     return _render("keeps", draw)
 
@@ -138,8 +127,7 @@ def kept_per_site(report: Report) -> str:
 def reward_by_trial(report: Report) -> str:
     """Reward of every trial of every searcher, with the best so far as a line."""
     colour = colours(report)
-    earned = [value for rewards in report.rewards.values() for value in rewards if value is not None]
-    floor = _floor(earned)
+    floor, bottom = _floor([value for rewards in report.rewards.values() for value in rewards if value is not None])
 
     def draw(axes: Axes) -> None:
         handles: list[Any] = []
@@ -147,18 +135,13 @@ def reward_by_trial(report: Report) -> str:
         for name in sorted(report.rewards, key=lambda name: name == report.delivered.name):
             rewards = np.array([np.nan if r is None else r for r in report.rewards[name]], dtype=float)
             trials = np.arange(1, len(rewards) + 1)
-            best = list(accumulate(np.nan_to_num(rewards, nan=-np.inf), max))
-            shown = np.where(np.isfinite(best), np.maximum(best, floor), np.nan)
+            best = np.fmax.accumulate(rewards)
             failed = trials[np.isnan(rewards)]
-            axes.plot(
-                trials, np.maximum(rewards, floor), ".", color=colour[name], alpha=0.4, markersize=4, mew=0
-            )
-            axes.plot(
-                failed, np.full(len(failed), floor), "x", color=colour[name], markersize=5, clip_on=False
-            )
-            axes.step(trials, shown, where="post", color=colour[name], linewidth=1.6)
+            axes.plot(trials, np.maximum(rewards, floor), ".", color=colour[name], alpha=0.5, markersize=4, mew=0)
+            axes.plot(failed, np.full(len(failed), bottom), "x", color=colour[name], markersize=5, clip_on=False)
+            axes.step(trials, np.maximum(best, floor), where="post", color=colour[name], linewidth=1.6)
             handles.insert(0, Line2D([], [], color=colour[name], linewidth=1.6, label=name))
-        axes.set_ylim(bottom=floor)
+        axes.set_ylim(bottom=bottom)
         axes.set_ylabel("reward")
         axes.set_xlabel("trial")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -174,14 +157,8 @@ def macs_per_layer(report: Report) -> str:
     places = np.arange(len(names))
 
     def draw(axes: Axes) -> None:
-        bars = (
-            (report.dense.name, -0.21, [m for _, m, _ in report.layers]),
-            (
-                report.delivered.name,
-                0.21,
-                [m for _, _, m in report.layers],
-            ),
-        )
+        before, after = [m for _, m, _ in report.layers], [m for _, _, m in report.layers]
+        bars = (report.dense.name, -0.21, before), (report.delivered.name, 0.21, after)
         for name, shift, heights in bars:
             axes.bar(places + shift, heights, width=0.42, color=colour[name])
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: amount(value)))
@@ -198,9 +175,7 @@ def accuracy_by_epoch(report: Report) -> str:
 
     def draw(axes: Axes) -> None:
         handles: list[Any] = []
-        for name, scores in sorted(
-            _scored(report).items(), key=lambda item: item[0] == report.delivered.name
-        ):
+        for name, scores in sorted(_scored(report).items(), key=lambda item: item[0] == report.delivered.name):
             strong = name == report.delivered.name
             look: dict[str, Any] = {
                 "color": colour[name],
@@ -238,13 +213,16 @@ def _scored(report: Report) -> dict[str, list[float | None]]:
     return {name: values for name, values in scores.items() if any(value is not None for value in values)}
 
 
-def _floor(earned: Sequence[float]) -> float:
-    """Where the axis of rewards begins: one early disaster must not flatten everything that matters."""
+def _floor(earned: Sequence[float]) -> tuple[float, float]:
+    """The least reward that is drawn where it is, and where the axis begins, a little below.
+
+    One early disaster must not flatten everything that matters.
+    """
     if not earned:
-        return 0.0
+        return 0.0, -0.05
     best, middle, worst = max(earned), float(np.median(earned)), min(earned)
     floor = max(worst, best - 3 * (best - middle)) if best > middle else worst
-    return floor - 0.04 * ((best - floor) or abs(best) or 1.0)
+    return floor, floor - 0.05 * ((best - floor) or abs(best) or 1.0)
 
 
 def _name_layers(axes: Axes, names: Sequence[str]) -> None:
@@ -254,9 +232,7 @@ def _name_layers(axes: Axes, names: Sequence[str]) -> None:
     flat = sum(len(name) + 2 for name in shown) <= CHARACTERS_ACROSS
     steep = len(shown) > 20
     axes.set_xticks(range(0, len(names), stride))
-    turn: dict[str, Any] = (
-        {} if flat else {"rotation": 90 if steep else 40, "ha": "right", "rotation_mode": "anchor"}
-    )
+    turn: dict[str, Any] = {} if flat else {"rotation": 90 if steep else 40, "ha": "right", "rotation_mode": "anchor"}
     axes.set_xticklabels(shown, va="top" if flat or not steep else "center", **turn)
     if len(shown) > 30:
         axes.tick_params(axis="x", labelsize=6.5)

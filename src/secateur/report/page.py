@@ -82,13 +82,13 @@ def _opening(report: Report) -> str:
         times = f"{three_digits(dense.latency_ms)} → {three_digits(row.latency_ms)} ms"
         tiles.append(("speed", f"{faster:.2f}×", times))
     items = "\n".join(
-        f'<li><span class="what">{what}</span> <strong>{value}</strong> '
-        f'<span class="from">{change}</span></li>'
+        f'<li><span class="what">{what}</span> <strong>{value}</strong> <span class="from">{change}</span></li>'
         for what, value, change in tiles
     )
+    lead = escape(headline(report)).replace(" %", "&nbsp;%").replace(" → ", "&nbsp;→ ")
     return (
         f"<header>\n<h1>{escape(report.title)}</h1>\n"
-        f'<p class="lead">{escape(headline(report)).replace(" %", "&nbsp;%")}</p>\n<ul class="tiles">\n{items}\n</ul>\n</header>'
+        f'<p class="lead">{lead}</p>\n<ul class="tiles">\n{items}\n</ul>\n</header>'
     )
 
 
@@ -133,8 +133,7 @@ def _numbers(report: Report) -> str:
     """The plan and the layers in numbers, for those who want to look one up."""
     plan = report.delivered.plan
     kept = "".join(
-        f'<tr><th scope="row">{escape(key)}</th><td>{percent(plan.get(key, 1.0))}</td></tr>'
-        for key in report.sites
+        f'<tr><th scope="row">{escape(key)}</th><td>{percent(plan.get(key, 1.0))}</td></tr>' for key in report.sites
     )
     work = "".join(
         f'<tr><th scope="row">{escape(name)}</th><td>{amount(dense)}</td><td>{amount(left)}</td>'
@@ -164,9 +163,7 @@ def _left_alone(report: Report) -> str:
     reasons: defaultdict[str, list[str]] = defaultdict(list)
     for key, reason in report.left_alone:
         reasons[reason].append(f"<code>{escape(key)}</code>")
-    items = "\n".join(
-        f"<dt>{escape(reason)}</dt>\n<dd>{', '.join(keys)}</dd>" for reason, keys in reasons.items()
-    )
+    items = "\n".join(f"<dt>{escape(reason)}</dt>\n<dd>{', '.join(keys)}</dd>" for reason, keys in reasons.items())
     return f"<section>\n<h2>Left alone, and why</h2>\n<dl>\n{items}\n</dl>\n</section>"
 
 

@@ -113,8 +113,9 @@ class _Screen:
             self._live.start()
 
     def stop(self) -> None:
-        """Leave the last state standing."""
+        """Leave the last state standing, if there is one: a study found finished tells of no step."""
         if self._live:
+            self._live.transient = self.pace.done == 0
             self._live.stop()
             self._live = None
 
@@ -184,11 +185,7 @@ class SearchProgress:
             self._failures += 1
             if self._failures == 1:
                 self._screen.say(f"{self._screen.name}: trial {trial.number} failed: {trial.error}")
-        elif (
-            self._best is None
-            or self._best.outcome is None
-            or trial.outcome.reward > self._best.outcome.reward
-        ):
+        elif self._best is None or self._best.outcome is None or trial.outcome.reward > self._best.outcome.reward:
             self._best = trial
 
     def _details(self) -> list[Text]:
@@ -197,9 +194,7 @@ class SearchProgress:
         if study is None or best is None or best.outcome is None:
             return lines
         costs = "  ".join(f"{m} {share(best.outcome.costs[m], study.dense.costs[m])}" for m in METRICS)
-        found = (
-            f"best (trial {best.number}): score {best.outcome.score:.4f}  reward {best.outcome.reward:.4f}"
-        )
+        found = f"best (trial {best.number}): score {best.outcome.score:.4f}  reward {best.outcome.reward:.4f}"
         lines.append(Text(f"{found}  {costs}"))
         if self._screen.console.options.ascii_only:
             return lines

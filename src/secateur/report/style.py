@@ -22,10 +22,13 @@ h2 { font-size: 1.05rem; font-weight: 600; margin: 0 0 .75rem; }
 .lead { font-size: clamp(1.3rem, 3.2vw, 1.75rem); line-height: 1.35; margin: 0; text-wrap: balance; }
 .tiles {
   list-style: none; margin: 2rem 0 0; padding: 0;
-  display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: 1px;
+  display: flex; flex-wrap: wrap; gap: 1px;
   background: var(--line); border: 1px solid var(--line); border-radius: .5rem; overflow: hidden;
 }
-.tiles li { background: var(--page); padding: .9rem 1rem; display: flex; flex-direction: column; }
+.tiles li {
+  background: var(--page); padding: .9rem 1rem; flex: 1 1 9.5rem;
+  display: flex; flex-direction: column;
+}
 .tiles strong { font-size: 1.45rem; font-weight: 600; line-height: 1.3; color: var(--accent); }
 .what, .from { font-size: .85rem; color: var(--quiet); }
 section, figure, details, footer { margin: 3rem 0 0; }
@@ -41,7 +44,7 @@ tr.best { font-weight: 650; }
 tr.dense { color: var(--quiet); }
 table.long { width: auto; min-width: 24rem; margin-top: .5rem; font-size: .85rem; }
 .long th, .long td { padding-top: .2rem; padding-bottom: .2rem; }
-.note, figcaption { font-size: .85rem; color: var(--quiet); margin: .75rem 0 0; max-width: 46rem; }
+.note, figcaption { font-size: .85rem; color: var(--quiet); margin: .75rem 0 0; text-wrap: pretty; }
 .note b { font-weight: 600; }
 figure svg { display: block; width: 100%; min-width: 42rem; height: auto; }
 figure svg text { font-family: inherit !important; }
@@ -59,6 +62,8 @@ footer p { color: var(--quiet); margin: .75rem 0 0; }
 @media print {
   main { max-width: none; padding: 0; }
   body { font-size: 10pt; }
+  .tiles li { flex-basis: 6rem; padding: .6rem .7rem; }
+  .tiles strong { font-size: 1.2rem; }
   section, figure, footer { margin-top: 1.5rem; break-inside: avoid; }
   figure svg { min-width: 0; }
   th, td { padding: .3rem .4rem; }

@@ -40,9 +40,7 @@ def _tenths(part: int, whole: int) -> str | None:
 
 COLUMNS = (
     Column("before", "%", "test accuracy before fine-tuning", lambda row, dense: _hundredths(row.before)),
-    Column(
-        "after", "%", "test accuracy after fine-tuning", lambda row, dense: _known(row.after, _hundredths)
-    ),
+    Column("after", "%", "test accuracy after fine-tuning", lambda row, dense: _known(row.after, _hundredths)),
     Column("MACs", "", "multiply-adds for one example", lambda row, dense: amount(row.costs.macs)),
     Column("% of", "dense", "", lambda row, dense: _tenths(row.costs.macs, dense.costs.macs)),
     Column("params", "", "parameters", lambda row, dense: amount(row.costs.params)),

@@ -6,7 +6,7 @@ import json
 import os
 from pathlib import Path
 
-from secateur.errors import StudyError
+from secateur.errors import SecateurError, StudyError
 from secateur.plan import Trial
 
 
@@ -35,7 +35,7 @@ class Journal:
     def _trial(self, number: int, line: bytes) -> Trial:
         try:
             return Trial.from_json(json.loads(line))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, SecateurError) as error:
             raise StudyError(f"{self.path}, line {number + 1} is damaged ({error}); {_REMEDY}") from error
 
     def append(self, trial: Trial) -> None:

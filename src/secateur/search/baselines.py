@@ -59,12 +59,12 @@ def uniform(sites: int) -> Sequence[float]:
 
 def shallow(sites: int) -> Sequence[float]:
     """Shallow layers pruned hardest, deep layers least."""
-    return np.linspace(HARSHEST, GENTLEST, sites).tolist()
+    return [float(keep) for keep in np.linspace(HARSHEST, GENTLEST, sites)]
 
 
 def deep(sites: int) -> Sequence[float]:
     """Deep layers pruned hardest, shallow layers least."""
-    return np.linspace(GENTLEST, HARSHEST, sites).tolist()
+    return [float(keep) for keep in np.linspace(GENTLEST, HARSHEST, sites)]
 
 
 RULES: dict[str, Rule] = {"uniform": uniform, "shallow": shallow, "deep": deep}

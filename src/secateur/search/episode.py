@@ -78,11 +78,11 @@ class Episode:
             self._counts[site.key] = site.count(plan[site.key])
             self._keep_tm1 = site.keep(self._counts[site.key])
             states.append(self._state())
-        return np.stack(states)
+        return np.stack(states).astype(np.float32)
 
     def _state(self) -> Array:
         number = min(len(self._counts), len(self.space.sites) - 1)
-        state = self._facts[number].copy()
+        state: Array = self._facts[number].copy()
         reduced = 1.0 - self.space.cost(self._counts) / self.space.cost.dense
         state[FEATURES.index("reduced")] = reduced
         state[FEATURES.index("a_tm1")] = self._keep_tm1
@@ -98,18 +98,20 @@ def _facts(space: SearchSpace) -> Array:
     for number, site in enumerate(space.sites):
         producers = graph.group[site.key].producers
         layer = graph.layer[producers[0]]
-        rows.append([
-            number,
-            layer.out_channels,
-            layer.in_channels,
-            *layer.in_hw,
-            layer.stride,
-            max(layer.kernel, default=1),
-            sum(prices[rank[name]] for name in producers),
-            0.0,
-            sum(prices[rank[layer.name] + 1 :]),
-            0.0,
-        ])
+        rows.append(
+            [
+                number,
+                layer.out_channels,
+                layer.in_channels,
+                *layer.in_hw,
+                layer.stride,
+                max(layer.kernel, default=1),
+                sum(prices[rank[name]] for name in producers),
+                0.0,
+                sum(prices[rank[layer.name] + 1 :]),
+                0.0,
+            ]
+        )
     table = np.array(rows, dtype=np.float64)
     largest = table.max(0)
     for name in ("cost", "rest"):

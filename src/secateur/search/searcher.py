@@ -40,7 +40,9 @@ class Searcher(Protocol):
 class Strategy(Protocol):
     """The settings of a searcher: a frozen dataclass whose fields are the keys of a job file."""
 
-    seed: int
+    @property
+    def seed(self) -> int:
+        """What the random numbers begin with."""
 
     def start(self, space: SearchSpace) -> Searcher:
         """A fresh searcher over a space."""

@@ -52,7 +52,7 @@ class SpaceSettings:
 
 def default_step(width: int) -> int:
     """Eight on 128 channels and more, half that for each halving: real kernels like multiples of 8."""
-    return max(1, min(8, 2 ** int(math.log2(max(width // 16, 1)))))
+    return max(1, min(8, 1 << int(math.log2(max(width // 16, 1)))))
 
 
 class SearchSpace:

@@ -144,9 +144,7 @@ def mobilenet_v1_folded(num_classes: int = 1001, in_channels: int = 3) -> nn.Seq
     return nn.Sequential(*modules)
 
 
-def _folded_conv(
-    in_channels: int, out_channels: int, kernel: int, stride: int, groups: int = 1
-) -> Iterator[nn.Module]:
+def _folded_conv(in_channels: int, out_channels: int, kernel: int, stride: int, groups: int = 1) -> Iterator[nn.Module]:
     padding = kernel // 2
     if stride == 2:
         # TensorFlow's SAME at an even size: the odd pixel of padding goes to the right and the bottom.

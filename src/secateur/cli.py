@@ -1,0 +1,126 @@
+"""The command line: arguments in, one clear line out where something is wrong."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from secateur.errors import SecateurError
+
+if TYPE_CHECKING:
+    from secateur.compress import Run
+    from secateur.job import Job
+
+INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code is 0, 2 for a user's mistake, or 130 for Ctrl-C."""
+    parser = _parser()
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    options = parser.parse_args(given)
+    options.command_line = shlex.join(["secateur", *given])
+    try:
+        options.action(options)
+    except SecateurError as error:
+        print(f"secateur: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("secateur: interrupted; the same command goes on from here", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="secateur", description="Prune a trained PyTorch network to a budget you can measure."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, action: object, text: str, takes: str | None) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(action=action)
+        if takes:
+            sub.add_argument("job", metavar=takes, type=Path)
+        return sub
+
+    demo = command("demo", _demo, "the main job on scikit-learn's digits, in about two minutes", None)
+    demo.add_argument("--folder", default="runs/demo", help="the run folder (default: %(default)s)")
+    command("inspect", _inspect, "layers, channel groups, costs, and what is left alone and why", "JOB.toml")
+    either = "JOB.toml|RUN"
+    command("compress", _compress, "search, prune, fine-tune, save and report; interrupted, it resumes", either)
+    command("search", _search, "search only", either)
+    command("resume", _search, "go on with the search of a run folder", "RUN")
+    command("prune", _prune, "prune by the best plan (searching first if need be)", either)
+    command("finetune", _finetune, "fine-tune the pruned network (pruning it first if need be)", either)
+    command("report", _report, "measure every row and write report.html", either)
+    return parser
+
+
+def _job(place: Path) -> Job:
+    """The job of a file, or of a run folder."""
+    from secateur.compress import job_of_folder
+    from secateur.job import parse_job, read_job
+
+    return parse_job(job_of_folder(place), place) if place.is_dir() else read_job(place)
+
+
+def _run(options: argparse.Namespace) -> Run:
+    from secateur.compress import Run
+
+    return Run(_job(options.job), options.command_line)
+
+
+def _demo(options: argparse.Namespace) -> None:
+    from secateur.demo import demo
+
+    _finish(demo(options.folder, options.command_line))
+
+
+def _inspect(options: argparse.Namespace) -> None:
+    from secateur.inspection import print_inspection
+
+    print_inspection(_job(options.job))
+
+
+def _search(options: argparse.Namespace) -> None:
+    run = _run(options)
+    best = run.study().best
+    assert best.outcome is not None
+    print(f"best of {run.job.trials} trials: score {best.outcome.score:.4f}, plan in {run.write_plan()}")
+
+
+def _prune(options: argparse.Namespace) -> None:
+    run = _run(options)
+    print(f"test top-1 {run.test(run.pruned()):.4f} before fine-tuning, network in {run.place('pruned.safetensors')}")
+
+
+def _finetune(options: argparse.Namespace) -> None:
+    run = _run(options)
+    print(f"test top-1 {run.test(run.small()):.4f} after fine-tuning, network in {run.folder / 'small.safetensors'}")
+
+
+def _report(options: argparse.Namespace) -> None:
+    _finish(_run(options))
+
+
+def _compress(options: argparse.Namespace) -> None:
+    _finish(_run(options))
+
+
+def _finish(run: Run) -> None:
+    from rich.console import Console
+
+    from secateur.report import table
+
+    run.small()
+    Console().print(table(run.report()))
+    print(f"network: {run.folder / 'small.safetensors'}\nreport:  {run.folder / 'report.html'}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

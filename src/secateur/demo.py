@@ -1,0 +1,48 @@
+"""The main job on real data that is built in: handwritten digits, a ResNet trained on the spot."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from secateur.compress import Run
+from secateur.finish import finetune, save
+from secateur.job import DataJob, FineTuneJob, Job, ModelJob, ReportJob, materials
+from secateur.plan import Budget
+from secateur.report import FineTuneProgress
+from secateur.search import DDPG
+
+DENSE_EPOCHS = 30
+
+
+def demo(folder: str, command: str) -> Run:
+    """Train the dense network if it is not there yet, and give the run that compresses it."""
+    job = Job(
+        model=ModelJob("resnet20", options={"width": 16}),
+        data=DataJob("digits", reward=297, calibration=600),
+        budget=Budget(macs=0.2),
+        trials=200,
+        folder=folder,
+        workers=2,
+        threads=1,
+        searcher=DDPG(seed=0, warmup=50),
+        finetune=FineTuneJob(epochs=10, lr=0.02, crop_pad=1, flip=False, rivals=True),
+        report=ReportJob(rivals=("uniform", "shallow", "deep", "random")),
+    )
+    weights = Path(folder) / "dense.safetensors"
+    if not weights.exists():
+        _train_dense(job, weights)
+    return Run(replace(job, model=replace(job.model, weights=str(weights))), command)
+
+
+def _train_dense(job: Job, weights: Path) -> None:
+    torch.set_num_threads(2)
+    torch.manual_seed(0)
+    stuff = materials(job)
+    with FineTuneProgress(DENSE_EPOCHS, "training the dense network") as progress:
+        settings = FineTuneJob(epochs=DENSE_EPOCHS, lr=0.1, distil=0.0)
+        finetune(stuff.model, stuff.train, settings=settings, on_epoch=progress)
+    weights.parent.mkdir(parents=True, exist_ok=True)
+    save(stuff.model, weights)

@@ -1,0 +1,68 @@
+"""What `secateur inspect` prints: layers, groups, costs, and what is left alone and why."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from secateur.api import inspect
+from secateur.graph import ModelGraph
+from secateur.job import Job, materials
+from secateur.search import SearchSpace
+
+
+def print_inspection(job: Job) -> None:
+    """Trace the job's network and print what a search could do with it. Nothing is trained or searched."""
+    stuff = materials(job)
+    graph = inspect(stuff.model, stuff.example)
+    space = SearchSpace(graph, job.budget, job.space)
+    console = Console()
+    console.print(_layers(graph))
+    console.print(_groups(space))
+    least = space.cost({site.key: site.least for site in space.sites}) / space.cost.dense
+    console.print(
+        f"dense: {graph.dense.macs:,} MACs, {graph.dense.params:,} parameters, {graph.dense.bytes:,} bytes\n"
+        f"budget: {job.budget}; the least that can be reached is {least:.1%}; {len(space.sites)} sites are searched"
+    )
+
+
+def _layers(graph: ModelGraph) -> Table:
+    table = Table(title="Layers in forward order")
+    for heading in ("layer", "kind", "in", "out", "kernel", "output", "MACs", "share"):
+        table.add_column(heading, justify="left" if heading in ("layer", "kind") else "right")
+    for layer in graph.layers:
+        table.add_row(
+            layer.name,
+            layer.kind,
+            str(layer.in_channels),
+            str(layer.out_channels),
+            "x".join(map(str, layer.kernel)) or "-",
+            "x".join(map(str, layer.out_hw)),
+            f"{layer.macs:,}",
+            f"{layer.macs / max(graph.dense.macs, 1):.1%}",
+        )
+    return table
+
+
+def _groups(space: SearchSpace) -> Table:
+    table = Table(title="Channel groups: what is cut together")
+    for heading in ("group", "units", "step", "made by", "read by", "a tenth saves", "left alone because"):
+        table.add_column(heading, justify="right" if heading in ("units", "step", "a tenth saves") else "left")
+    for group in space.graph.groups:
+        reason = space.settings.left_alone(group)
+        saved = 1 - space.cost({group.key: round(0.9 * group.width)}) / space.cost.dense
+        table.add_row(
+            group.key,
+            str(group.width),
+            "" if reason else str(space.settings.site(group).step),
+            _few(group.producers),
+            _few(group.consumers),
+            "" if reason else f"{saved:.2%}",
+            reason,
+        )
+    return table
+
+
+def _few(names: tuple[str, ...]) -> str:
+    """The first name, and how many more there are."""
+    return "" if not names else names[0] if len(names) == 1 else f"{names[0]} + {len(names) - 1}"

@@ -1,0 +1,150 @@
+"""The command line, end to end on the digits: every step works, resumes, and reports a user's mistake in one line."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import secateur as sc
+from secateur import zoo
+from secateur.cli import main
+from secateur.graph import count_costs
+
+JOB = """
+trials = 6
+folder = "{folder}"
+[model]
+name = "resnet20"
+weights = "dense.safetensors"
+options = {{ width = 8 }}
+[data]
+source = "digits"
+reward = 100
+calibration = 100
+[budget]
+macs = 0.4
+[searcher]
+kind = "ddpg"
+warmup = 4
+hidden = 16
+[prune]
+trial_examples = 32
+[finetune]
+epochs = 1
+flip = false
+[report]
+rivals = ["uniform", "random"]
+"""
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    sc.save(zoo.build("resnet20", 10, 1, width=8), tmp_path / "dense.safetensors")
+    place = tmp_path / "job.toml"
+    place.write_text(JOB.format(folder=tmp_path / "run"))
+    return place
+
+
+def test_compress_leaves_a_small_network_and_a_report(job, capsys):
+    assert main(["compress", str(job)]) == 0
+    run = job.parent / "run"
+    dense = zoo.build("resnet20", 10, 1, width=8)
+    small = sc.load(run / "small.safetensors", dense)
+    example = torch.zeros(1, 1, 8, 8)
+    assert count_costs(small, example).macs <= 0.4 * count_costs(dense, example).macs
+    report = json.loads((run / "report.json").read_text())
+    assert [row["name"] for row in report["rows"]] == ["dense", "uniform", "random", "amc"]
+    assert "<html" in (run / "report.html").read_text()
+    assert "amc" in capsys.readouterr().out
+    assert len((run / "amc" / "journal.jsonl").read_text().splitlines()) == 6
+
+
+def test_steps_one_at_a_time_find_each_other(job, capsys):
+    run = job.parent / "run"
+    assert main(["search", str(job)]) == 0
+    journal = (run / "amc" / "journal.jsonl").read_bytes()
+    assert main(["resume", str(run)]) == 0
+    assert main(["prune", str(run)]) == 0
+    assert main(["finetune", str(run)]) == 0
+    small = load_file(run / "small.safetensors")
+    assert main(["report", str(run)]) == 0
+    assert (run / "amc" / "journal.jsonl").read_bytes() == journal
+    again = load_file(run / "small.safetensors")
+    assert all(torch.equal(again[name], tensor) for name, tensor in small.items())
+
+
+def test_inspect_says_what_is_left_alone_and_runs_nothing(job, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+    assert main(["inspect", str(job)]) == 0
+    said = capsys.readouterr().out
+    assert "layer1.0.conv1" in said
+    assert "the network's output" in " ".join(said.split())
+    assert not (job.parent / "run").exists()
+
+
+def test_killed_anywhere_it_ends_in_the_same_plan(job, tmp_path):
+    command = [sys.executable, "-m", "secateur.cli", "search", str(job)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    journal = job.parent / "run" / "amc" / "journal.jsonl"
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not (journal.exists() and journal.read_bytes().count(b"\n") >= 2):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert main(["search", str(job)]) == 0
+    resumed = [json.loads(line)["plan"] for line in journal.read_text().splitlines()]
+    job.write_text(job.read_text().replace(str(tmp_path / "run"), str(tmp_path / "whole")))
+    assert main(["search", str(job)]) == 0
+    whole = [json.loads(line)["plan"] for line in (tmp_path / "whole/amc/journal.jsonl").read_text().splitlines()]
+    assert resumed == whole
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("macs = 0.4", "macs = 0.0001", "cannot be met"),
+        ("trials = 6", "trials = 6\nnonsense = 1", "nonsense"),
+        ("dense.safetensors", "missing.safetensors", "there is no file"),
+        ('source = "digits"', 'source = "nowhere"', "nowhere"),
+        ("width = 8", "width = 4", "does not fit"),
+        ("reward = 100", "reward = 100000", "ask for fewer"),
+        ("[prune]", '[space]\nleave = ["*"]\n[prune]', "left alone"),
+    ],
+)
+def test_a_mistake_is_one_line_and_comes_before_any_work(old, new, says, job, capsys):
+    job.write_text(job.read_text().replace(old, new))
+    assert main(["search", str(job)]) == 2
+    said = capsys.readouterr().err
+    assert says in said
+    assert said.count("\n") == 1
+    assert "Traceback" not in said
+    assert not (job.parent / "run" / "amc" / "journal.jsonl").exists()
+
+
+def test_a_run_folder_of_another_job_is_refused(job, capsys):
+    assert main(["search", str(job)]) == 0
+    job.write_text(job.read_text().replace("macs = 0.4", "macs = 0.6"))
+    assert main(["search", str(job)]) == 2
+    assert "another job (budget" in capsys.readouterr().err
+
+
+def test_an_unwritable_folder_is_named(job, capsys):
+    (job.parent / "run").write_text("a file in its place")
+    assert main(["search", str(job)]) == 2
+    assert "cannot write to the run folder" in capsys.readouterr().err
+
+
+def test_other_weights_in_the_same_folder_are_refused(job, capsys):
+    assert main(["search", str(job)]) == 0
+    torch.manual_seed(1)
+    sc.save(zoo.build("resnet20", 10, 1, width=8), job.parent / "dense.safetensors")
+    assert main(["search", str(job)]) == 2
+    assert "weights" in capsys.readouterr().err

@@ -1,0 +1,192 @@
+"""Fine-tuning restores, resumes to the same weights, and checkpoints never unpickle."""
+
+import pickle
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+import secateur as sc
+from secateur import zoo
+from secateur.data import TrainBatches
+from secateur.finish import load_weights
+from secateur.graph import count_costs, trace
+from secateur.prune import Cutter, prove
+
+EXAMPLE = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+def pruned(network: nn.Module, example: torch.Tensor = EXAMPLE) -> nn.Module:
+    """Half of every group."""
+    graph = prove(network, trace(network, example), example)
+    keep = {group.key: torch.arange(0, group.width, 2).numpy() for group in graph.prunable}
+    return Cutter(network, graph).cut(keep).eval()
+
+
+@pytest.mark.parametrize("name", ["resnet20", "plain20", "mobilenet_v1", "mobilenet_v2", "vgg16"])
+def test_save_and_load_give_the_same_network(name, tmp_path):
+    example = torch.randn(2, 3, 32, 32)
+    small = pruned(zoo.build(name, 10).eval(), example)
+    sc.save(small, tmp_path / "small.safetensors")
+    loaded = sc.load(tmp_path / "small.safetensors", zoo.build(name, 10)).eval()
+    assert torch.equal(small(example), loaded(example))
+    assert count_costs(small, example) == count_costs(loaded, example)
+    assert (tmp_path / "small.safetensors").stat().st_size < count_costs(zoo.build(name, 10), example).bytes
+
+
+def test_layer_norm_and_group_norm_keep_their_widths(tmp_path):
+    def network():
+        return nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.ReLU(), nn.Linear(8, 4))
+
+    example = torch.randn(3, 6)
+    small = pruned(network().eval(), example)
+    sc.save(small, tmp_path / "small.safetensors")
+    loaded = sc.load(tmp_path / "small.safetensors", network()).eval()
+    assert loaded[1].normalized_shape == (4,)
+    assert torch.equal(small(example), loaded(example))
+
+
+def test_tied_weights_are_stored_once_and_come_back(tmp_path):
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one = nn.Linear(4, 4, bias=False)
+            self.two = nn.Linear(4, 4, bias=False)
+            self.two.weight = self.one.weight
+
+        def forward(self, x):
+            return self.two(self.one(x))
+
+    tied = Tied()
+    sc.save(tied, tmp_path / "tied.safetensors")
+    loaded = sc.load(tmp_path / "tied.safetensors", Tied())
+    assert torch.equal(loaded(torch.ones(1, 4)), tied(torch.ones(1, 4)))
+
+
+def test_load_refuses_another_architecture(tmp_path):
+    sc.save(zoo.build("resnet20"), tmp_path / "a.safetensors")
+    with pytest.raises(sc.CheckpointError, match="does not fit"):
+        sc.load(tmp_path / "a.safetensors", zoo.build("resnet32"))
+    with pytest.raises(sc.CheckpointError, match="cannot be cut from"):
+        sc.load(tmp_path / "a.safetensors", zoo.build("resnet20", width=8))
+
+
+class Bomb:
+    """Would write a file when unpickled."""
+
+    def __init__(self, place):
+        self.place = place
+
+    def __reduce__(self):
+        return (open, (str(self.place), "w"))
+
+
+@pytest.mark.parametrize("writer", ["pickle", "torch"])
+def test_a_pickle_is_refused_and_not_run(writer, tmp_path):
+    place, proof = tmp_path / "evil.pt", tmp_path / "ran"
+    if writer == "pickle":
+        place.write_bytes(pickle.dumps({"w": Bomb(proof)}))
+    else:
+        torch.save({"w": Bomb(proof)}, place)
+    with pytest.raises(sc.CheckpointError, match=r"unpickling can run any code"):
+        sc.load(place, zoo.build("resnet20"))
+    with pytest.raises(sc.CheckpointError, match=r"unpickling can run any code"):
+        load_weights(zoo.build("resnet20"), place)
+    assert not proof.exists()
+
+
+def test_weights_that_do_not_fit_are_named(tmp_path):
+    torch.save(zoo.build("resnet20").state_dict(), tmp_path / "w.pt")
+    load_weights(zoo.build("resnet20"), tmp_path / "w.pt")
+    with pytest.raises(sc.CheckpointError, match="does not fit"):
+        load_weights(zoo.build("resnet32"), tmp_path / "w.pt")
+    with pytest.raises(sc.CheckpointError, match="no file"):
+        load_weights(zoo.build("resnet20"), tmp_path / "missing.safetensors")
+    (tmp_path / "torn.safetensors").write_bytes(b"\x08\x00\x00\x00\x00\x00\x00\x00{}")
+    with pytest.raises(sc.CheckpointError, match="safetensors"):
+        load_weights(zoo.build("resnet20"), tmp_path / "torn.safetensors")
+
+
+def two_blobs(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images [64, 1, 8, 8] of two classes that differ in brightness."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(64) % 2
+    return torch.randn(64, 1, 8, 8, generator=generator) + labels[:, None, None, None] * 1.5, labels
+
+
+def small_network(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return zoo.build("resnet20", 2, 1, width=4)
+
+
+SETTINGS = sc.FineTune(epochs=4, lr=0.05, precision="float32")
+
+
+def batches() -> TrainBatches:
+    return TrainBatches(*two_blobs(), 16, seed=0, crop_pad=1)
+
+
+def test_training_lowers_the_loss_and_learns():
+    network = small_network()
+    history = sc.finetune(network, batches(), settings=SETTINGS, evaluate=sc.accuracy(*two_blobs(1)))
+    assert history[-1].loss < history[0].loss
+    assert history[-1].score > 0.9
+    assert not network.training
+
+
+def test_distillation_follows_the_teacher_and_leaves_it_alone():
+    teacher = small_network(1)
+    before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
+    student = small_network()
+    images, labels = two_blobs()
+    wrong = torch.zeros_like(labels)  # the labels say nothing; only the teacher can be followed
+    sc.finetune(teacher, batches(), settings=SETTINGS)
+    taught = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
+    lessons = TrainBatches(images, wrong, 16, seed=0, crop_pad=1)
+    sc.finetune(student, lessons, teacher=teacher, settings=replace(SETTINGS, distil=1.0, epochs=6))
+    agreement = (student(images).argmax(1) == teacher(images).argmax(1)).float().mean()
+    assert agreement > 0.85
+    assert all(torch.equal(taught[name], tensor) for name, tensor in teacher.state_dict().items())
+    assert any(not torch.equal(taught[name], before[name]) for name in before)
+
+
+class Stop(Exception):
+    """Stands for a kill between epochs."""
+
+
+def test_killed_training_resumes_to_the_same_weights(tmp_path):
+    whole, torn = small_network(), small_network()
+    sc.finetune(whole, batches(), settings=SETTINGS)
+
+    def stop(epoch):
+        if epoch.number == 1:
+            raise Stop
+
+    with pytest.raises(Stop):
+        sc.finetune(torn, batches(), settings=SETTINGS, checkpoint=tmp_path / "t.pt", on_epoch=stop)
+    fresh = small_network(seed=9)
+    history = sc.finetune(fresh, batches(), settings=SETTINGS, checkpoint=tmp_path / "t.pt")
+    assert [epoch.number for epoch in history] == [0, 1, 2, 3]
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, fresh.state_dict()[name]), name
+
+
+def test_a_checkpoint_of_another_training_is_refused(tmp_path):
+    sc.finetune(small_network(), batches(), settings=replace(SETTINGS, epochs=1), checkpoint=tmp_path / "t.pt")
+    with pytest.raises(sc.CheckpointError, match="another|belongs"):
+        sc.finetune(small_network(), batches(), settings=SETTINGS, checkpoint=tmp_path / "t.pt")
+    (tmp_path / "t.pt").write_bytes(b"torn")
+    with pytest.raises(sc.CheckpointError, match="cannot be resumed"):
+        sc.finetune(small_network(), batches(), settings=SETTINGS, checkpoint=tmp_path / "t.pt")
+
+
+def test_bad_training_input_is_one_clear_error():
+    with pytest.raises(sc.DataError, match="no training batches"):
+        sc.finetune(small_network(), [], settings=SETTINGS)
+    with pytest.raises(sc.DataError, match="only once"):
+        sc.finetune(small_network(), iter([two_blobs()]), settings=SETTINGS)
+    with pytest.raises(sc.SecateurError, match="distil"):
+        sc.FineTune(distil=2.0)
+    with pytest.raises(sc.DataError, match="lower lr"):
+        sc.finetune(small_network(), batches(), settings=replace(SETTINGS, lr=1e30, clip=1e30))

@@ -1,0 +1,105 @@
+"""Job files: every key is a field, and every mistake is one error that names it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import secateur as sc
+from secateur.compress import describe
+from secateur.job import materials, parse_job, read_job
+
+GOOD = """
+trials = 5
+[model]
+name = "resnet20"
+options = { width = 4 }
+[data]
+source = "digits"
+reward = 100
+calibration = 100
+[budget]
+macs = 0.5
+[searcher]
+kind = "ddpg"
+seed = 3
+warmup = 2
+[space]
+min_keep = 0.2
+leave = ["layer3.*"]
+[finetune]
+epochs = 2
+lr = 1
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    place = folder / "job.toml"
+    place.write_text(text)
+    return place
+
+
+def test_keys_reach_the_dataclasses(tmp_path):
+    job = read_job(write(tmp_path, GOOD))
+    assert job.searcher == sc.DDPG(seed=3, warmup=2)
+    assert job.space == sc.SpaceSettings(min_keep=0.2, leave=("layer3.*",))
+    assert job.budget == sc.Budget(macs=0.5)
+    assert job.finetune.lr == 1.0
+    assert job.folder == "runs/job"
+
+
+def test_a_described_job_reads_back_the_same(tmp_path):
+    job = read_job(write(tmp_path, GOOD))
+    assert parse_job(json.loads(json.dumps(describe(job))), tmp_path) == job
+
+
+def test_materials_are_what_the_words_say(tmp_path):
+    stuff = materials(read_job(write(tmp_path, GOOD)))
+    assert stuff.example.shape == (1, 1, 8, 8)
+    assert stuff.model(stuff.example).shape == (1, 10)
+    assert len(stuff.reward[0]) == len(stuff.calibration) == 100
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("macs = 0.5", "flops = 0.5", "flops"),
+        ("macs = 0.5", "macs = 0.5\nparams = 0.5", "exactly one"),
+        ("macs = 0.5", 'macs = "half"', "a number"),
+        ("macs = 0.5", "macs = -1", "fraction in"),
+        ("trials = 5", "trials = 0", "1 or more"),
+        ("trials = 5", "trails = 5", "trails"),
+        ("trials = 5", "trials = true", "a whole number"),
+        ('kind = "ddpg"', 'kind = "sarsa"', "sarsa"),
+        ("warmup = 2", "warmups = 2", "warmups"),
+        ("min_keep = 0.2", "min_keep = 2.0", "min_keep"),
+        ('leave = ["layer3.*"]', 'leave = "layer3.*"', "give a list"),
+        ('[data]\nsource = "digits"', "[data]", "source"),
+        ("[model]", "[modell]", "modell"),
+        ("epochs = 2", 'precision = "int8"', "float32"),
+        ("lr = 1", "lr = inf", "finite"),
+        ("trials = 5", "trials = = 5", "TOML"),
+    ],
+)
+def test_each_mistake_is_named(old, new, says, tmp_path):
+    assert old in GOOD
+    with pytest.raises(sc.JobError, match=says):
+        read_job(write(tmp_path, GOOD.replace(old, new)))
+
+
+def test_a_missing_file_and_a_wrong_factory_are_named(tmp_path):
+    with pytest.raises(sc.JobError, match="cannot read"):
+        read_job(tmp_path / "none.toml")
+    for name, says in (("resnet21", "resnet21"), ("no.such:thing", "no.such:thing"), ("json:dumps", "cannot be built")):
+        job = read_job(write(tmp_path, GOOD.replace('"resnet20"', f'"{name}"')))
+        with pytest.raises(sc.JobError, match=says):
+            materials(job)
+
+
+def test_a_factory_beside_the_caller_is_found(tmp_path, monkeypatch):
+    (tmp_path / "my_network.py").write_text(
+        "from torch import nn\ndef make():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.Linear(32, 10))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    text = GOOD.replace('"resnet20"', '"my_network:make"').replace("options = { width = 4 }", "")
+    assert len(materials(read_job(write(tmp_path, text))).model) == 3
