@@ -27,6 +27,9 @@ class SearchSettings:
     prune: PruneSettings = field(default_factory=PruneSettings)
     workers: int = 1
     """Trials evaluated at once, each in a thread of its own; `evaluate` must allow that."""
+    race: bool = False
+    """Stop scoring a candidate that is four standard errors behind the best on the same examples; needs an
+    `evaluate` that scores by stages, such as `accuracy`. The plan reported is always scored in full."""
 
     def __post_init__(self) -> None:
         if self.workers < 1:
@@ -95,7 +98,9 @@ def search(  # noqa: PLR0913  # each is a thing the caller has, and all but four
         for n in range(settings.workers)
     ]
     workers = InProcess(evaluators[0]) if settings.workers == 1 else Threads(evaluators)
-    loop = Loop(Study(space, dense), strategy.start(space), workers, strategy.seed, settings.workers, home)
+    loop = Loop(
+        Study(space, dense), strategy.start(space), workers, strategy.seed, settings.workers, settings.race, home
+    )
     if on_trial:
         loop.on_trial = on_trial
     return loop.run(trials)
@@ -141,6 +146,7 @@ def _header(model: nn.Module, space: SearchSpace, searcher: Strategy, settings: 
         "space": asdict(settings.space),
         "prune": asdict(settings.prune),
         "workers": settings.workers,
+        "race": settings.race,
     }
 
 

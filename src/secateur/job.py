@@ -92,6 +92,8 @@ class Job:
     folder: str = ""
     """The run folder; by default runs/<name of the job file>."""
     workers: int = 1
+    race: bool = True
+    """Stop scoring candidates that have fallen hopelessly behind."""
     threads: int | None = None
     """torch's threads; by default what torch takes."""
     searcher: Strategy = field(default_factory=DDPG)
@@ -110,7 +112,7 @@ class Job:
     @property
     def settings(self) -> SearchSettings:
         """What `search` takes."""
-        return SearchSettings(self.space, self.prune, self.workers)
+        return SearchSettings(self.space, self.prune, self.workers, self.race)
 
 
 def read_job(path: str | Path) -> Job:

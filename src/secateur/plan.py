@@ -133,12 +133,18 @@ class Budget:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a plan achieved: the caller's score (higher is better), costs, reward, and wall time in seconds."""
+    """What a plan achieved: the caller's score (higher is better), costs, reward, and wall time in seconds.
+
+    `stages` are the scores over growing numbers of examples, where the evaluation went by stages; it is
+    `complete` unless it was stopped before the last one. Only complete outcomes can be the best.
+    """
 
     score: float
     costs: Costs
     reward: float
     seconds: float
+    stages: tuple[float, ...] = ()
+    complete: bool = True
 
 
 @dataclass(frozen=True)
@@ -161,5 +167,6 @@ class Trial:
         """Read back what `to_json` gave."""
         outcome = raw["outcome"]
         if outcome is not None:
-            outcome = Outcome(**{**outcome, "costs": Costs(**outcome["costs"])})
+            typed = {"costs": Costs(**outcome["costs"]), "stages": tuple(outcome["stages"])}
+            outcome = Outcome(**{**outcome, **typed})
         return cls(raw["number"], raw["seed"], Plan.from_json(raw["plan"]), outcome, raw["error"])

@@ -42,11 +42,12 @@ class Study:
 
     @property
     def best(self) -> Trial:
-        """The trial of highest reward, the first of equals. Raises StudyError where every trial failed."""
-        if not self.succeeded:
+        """The complete trial of highest reward, the first of equals. Raises StudyError where all trials failed."""
+        whole = [(trial.outcome.reward, trial) for trial in self.trials if trial.outcome and trial.outcome.complete]
+        if not whole:
             cause = self.trials[0].error if self.trials else "no trial was run"
             raise StudyError(f"no trial of {len(self.trials)} succeeded; the first failed with: {cause}")
-        return max(self.succeeded, key=lambda trial: trial.outcome.reward if trial.outcome else 0.0)
+        return max(whole, key=lambda pair: pair[0])[1]
 
 
 @dataclass
@@ -62,6 +63,7 @@ class Loop:
     workers: Workers
     seed: int
     parallel: int = 1
+    race: bool = False
     folder: RunFolder | None = None
     on_trial: OnTrial = lambda study, trial: None
 
@@ -92,6 +94,7 @@ class Loop:
     def _round(self, first: int, trials: int, recorded: list[Trial]) -> int:
         """One round; trials that the journal already holds are told again, not evaluated again."""
         plans = [self.searcher.ask() for _ in range(min(self.parallel, trials - first))]
+        rival = self.study.best.outcome if self.race and self.study.succeeded else None
         known = {trial.plan.digest: trial.outcome for trial in self.study.succeeded}
         pending: list[Trial | Future[Outcome]] = []
         for number, plan in enumerate(plans, start=first):
@@ -100,7 +103,7 @@ class Loop:
             elif plan.digest in known:
                 pending.append(Trial(number, self.seed, plan, known[plan.digest]))
             else:
-                pending.append(self.workers.submit(plan))
+                pending.append(self.workers.submit(plan, rival))
         for number, (plan, result) in enumerate(zip(plans, pending, strict=True), start=first):
             trial = result if isinstance(result, Trial) else self._finished(number, plan, result)
             self._take(trial, new=number >= len(recorded))

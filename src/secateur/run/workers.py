@@ -11,14 +11,15 @@ import torch
 
 from secateur.plan import Outcome, Plan
 
-Evaluation = Callable[[Plan], Outcome]
+Evaluation = Callable[[Plan, Outcome | None], Outcome]
+"""(plan, the best outcome so far if it is to be raced) -> outcome."""
 
 
 class Workers(Protocol):
     """Takes plans, gives outcomes; an evaluation that raises gives a future that raises."""
 
-    def submit(self, plan: Plan) -> Future[Outcome]:
-        """Evaluate a plan, now or later."""
+    def submit(self, plan: Plan, rival: Outcome | None = None) -> Future[Outcome]:
+        """Evaluate a plan, now or later, raced against `rival` if there is one."""
 
     def close(self) -> None:
         """Take no more plans, and do not wait for those under way."""
@@ -30,11 +31,11 @@ class InProcess:
     def __init__(self, evaluation: Evaluation) -> None:
         self._evaluation = evaluation
 
-    def submit(self, plan: Plan) -> Future[Outcome]:
+    def submit(self, plan: Plan, rival: Outcome | None = None) -> Future[Outcome]:
         """Evaluate at once."""
         future: Future[Outcome] = Future()
         try:
-            future.set_result(self._evaluation(plan))
+            future.set_result(self._evaluation(plan, rival))
         except Exception as error:
             future.set_exception(error)
         return future
@@ -56,14 +57,14 @@ class Threads:
             self._free.put(evaluation)
         self._pool = ThreadPoolExecutor(len(evaluations), initializer=torch.set_num_threads, initargs=(1,))
 
-    def submit(self, plan: Plan) -> Future[Outcome]:
+    def submit(self, plan: Plan, rival: Outcome | None = None) -> Future[Outcome]:
         """Evaluate as soon as a thread is free."""
-        return self._pool.submit(self._run, plan)
+        return self._pool.submit(self._run, plan, rival)
 
-    def _run(self, plan: Plan) -> Outcome:
+    def _run(self, plan: Plan, rival: Outcome | None) -> Outcome:
         evaluation = self._free.get()
         try:
-            return evaluation(plan)
+            return evaluation(plan, rival)
         finally:
             self._free.put(evaluation)
 

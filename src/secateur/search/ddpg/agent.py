@@ -32,8 +32,6 @@ class DDPG:
     """Spread of the truncated normal noise on actions after warm-up."""
     sigma_decay: float = 0.95
     """Factor on sigma after every episode that follows warm-up."""
-    sigma_least: float = 0.0
-    """Noise that stays: it keeps trying plans near the policy's own once that has settled."""
     hidden: int = 300
     actor_lr: float = 1e-4
     critic_lr: float = 1e-3
@@ -74,8 +72,7 @@ class Agent:
     @property
     def sigma(self) -> float:
         """Spread of the noise on the next episode's actions."""
-        after_warmup = max(0, self.asked - self.settings.warmup)
-        return max(self.settings.sigma * self.settings.sigma_decay**after_warmup, self.settings.sigma_least)
+        return self.settings.sigma * self.settings.sigma_decay ** max(0, self.asked - self.settings.warmup)
 
     def ask(self) -> Plan:
         """Walk the sites once; each action is limited to what the budget still allows."""
