@@ -38,7 +38,7 @@ hidden = 16
 trial_examples = 32
 [finetune]
 epochs = 1
-flip = false
+
 [report]
 rivals = ["uniform", "random"]
 """

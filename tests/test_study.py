@@ -278,7 +278,7 @@ def _child(place: Path, workers: int, kill: str, at: int) -> None:
 def _in_a_child(place: Path, workers: int, kill: str = "", at: int = 0) -> int | None:
     """Run a search in a process of its own; its exit code."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["secateur"])
+    context.set_forkserver_preload(["secateur", "torch._dynamo"])  # dynamo: what a first forward pass loads
     child = context.Process(target=_child, args=(place, workers, kill, at))
     child.start()
     child.join(120)

@@ -173,7 +173,7 @@ class Run:
         rows = [self._row("dense", self.materials.model, None, latencies)]
         rows += [self._row(name, before[name], after.get(name), latencies) for name in names]
         made = self._report(tuple(rows), names)
-        write_atomically(self.folder / "report.json", json.dumps(made.to_json(), indent=1).encode() + b"\n")
+        made.save(self.folder / "report.json")
         write(made, self.folder)
         return made
 

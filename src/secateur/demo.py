@@ -28,7 +28,7 @@ def demo(folder: str, command: str) -> Run:
         workers=2,
         threads=1,
         searcher=DDPG(seed=0, warmup=50),
-        finetune=FineTuneJob(epochs=10, lr=0.02, crop_pad=1, flip=False, rivals=True),
+        finetune=FineTuneJob(epochs=10, lr=0.02, crop_pad=1, rivals=True),
         report=ReportJob(rivals=("uniform", "shallow", "deep", "random")),
     )
     weights = Path(folder) / "dense.safetensors"

@@ -68,7 +68,8 @@ class FineTuneJob(FineTune):
 
     batch: int = 128
     crop_pad: int = 4
-    flip: bool = True
+    flip: bool | None = None
+    """Whether training images are mirrored half of the time; by default colour images are, grey ones are not."""
     rivals: bool = False
     """Whether the rivals are fine-tuned too, for the table's last column."""
 
@@ -242,7 +243,7 @@ def materials(job: Job) -> Materials:
         tune.batch,
         tune.seed,
         tune.crop_pad,
-        tune.flip,
+        dataset.in_channels == 3 if tune.flip is None else tune.flip,
     )
     test = dataset.tensors(dataset.test_images)
     return Materials(

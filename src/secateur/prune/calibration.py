@@ -51,6 +51,10 @@ class Calibration:
         for start in range(0, len(self), size):
             yield tuple(x[start : start + size] for x in self.inputs)
 
+    def to(self, device: torch.device) -> Calibration:
+        """The same inputs on another device."""
+        return Calibration(tuple(x.to(device) for x in self.inputs))
+
     def head(self, examples: int) -> Calibration:
         """The first examples only."""
         return Calibration(tuple(x[:examples] for x in self.inputs))

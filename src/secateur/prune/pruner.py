@@ -45,9 +45,10 @@ class Pruner:
         settings: PruneSettings | None = None,
     ) -> None:
         self.graph = graph
-        self.calibration = calibration
         self.settings = settings or PruneSettings()
         self.dense = private_copy(model).requires_grad_(False)
+        calibration = calibration.to(next(self.dense.parameters()).device)
+        self.calibration = calibration
         grams = collect(self.dense, graph, calibration)
         self.orders: Orders = rank(self.dense, graph, grams, self.settings.criterion)
         self._refitter = Refitter(self.dense, graph, grams)

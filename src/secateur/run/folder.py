@@ -60,7 +60,7 @@ class RunFolder:
             with safe_open(place, framework="numpy") as file:
                 state = {name: file.get_tensor(name) for name in file.keys() if name != "nothing"}  # noqa: SIM118
                 return state, int(file.metadata()["told"])
-        except (SafetensorError, KeyError, OSError) as error:
+        except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
             raise StudyError(f"{place} is damaged ({error}); delete it, and the search replays its journal") from error
 
 
