@@ -1,8 +1,8 @@
 """What every searcher has to keep to. A searcher is tested by a subclass that says how to make one.
 
-    class TestRandom(SearcherContract):
-        def strategy(self, seed: int) -> Strategy:
-            return Random(seed)
+class TestRandom(SearcherContract):
+    def strategy(self, seed: int) -> Strategy:
+        return Random(seed)
 """
 
 import dataclasses

@@ -174,7 +174,7 @@ def test_killed_training_resumes_to_the_same_weights(tmp_path):
 
 def test_a_checkpoint_of_another_training_is_refused(tmp_path):
     sc.finetune(small_network(), batches(), settings=replace(SETTINGS, epochs=1), checkpoint=tmp_path / "t.pt")
-    with pytest.raises(sc.CheckpointError, match="another|belongs"):
+    with pytest.raises(sc.CheckpointError, match="belongs to a training"):
         sc.finetune(small_network(), batches(), settings=SETTINGS, checkpoint=tmp_path / "t.pt")
     (tmp_path / "t.pt").write_bytes(b"torn")
     with pytest.raises(sc.CheckpointError, match="cannot be resumed"):

@@ -98,7 +98,9 @@ def test_a_missing_file_and_a_wrong_factory_are_named(tmp_path):
 
 def test_a_factory_beside_the_caller_is_found(tmp_path, monkeypatch):
     (tmp_path / "my_network.py").write_text(
-        "from torch import nn\ndef make():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.Linear(32, 10))\n"
+        "from torch import nn\n"
+        "def make():\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.Linear(32, 10))\n"
     )
     monkeypatch.chdir(tmp_path)
     text = GOOD.replace('"resnet20"', '"my_network:make"').replace("options = { width = 4 }", "")

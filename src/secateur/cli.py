@@ -6,6 +6,7 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,7 +67,9 @@ def _job(place: Path) -> Job:
     from secateur.compress import job_of_folder
     from secateur.job import parse_job, read_job
 
-    return parse_job(job_of_folder(place), place) if place.is_dir() else read_job(place)
+    if not place.is_dir():
+        return read_job(place)
+    return replace(parse_job(job_of_folder(place), place), folder=str(place))
 
 
 def _run(options: argparse.Namespace) -> Run:

@@ -31,7 +31,7 @@ def demo(folder: str, command: str) -> Run:
         finetune=FineTuneJob(epochs=10, lr=0.02, crop_pad=1, rivals=True),
         report=ReportJob(rivals=("uniform", "shallow", "deep", "random")),
     )
-    weights = Path(folder) / "dense.safetensors"
+    weights = Path(folder).resolve() / "dense.safetensors"
     if not weights.exists():
         _train_dense(job, weights)
     return Run(replace(job, model=replace(job.model, weights=str(weights))), command)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from secateur.errors import PlanError
 from secateur.graph import Counts, ModelGraph, Side
-from secateur.graph.coupling import is_depthwise, side_length
+from secateur.graph.coupling import side_length
 
 Kept = Mapping[str, npt.NDArray[np.int64]]
 """Group key -> units that stay, ascending. A group that is absent stays whole."""
@@ -83,7 +83,8 @@ class Cutter:
             set_tensor(module, key, value)
         if name in self._lengths:
             left_in = length_in if inward is None else len(inward)
-            resize(module, left_in, length_out if outward is None else len(outward))
+            left_out = length_out if outward is None else len(outward)
+            resize(module, left_in, left_out, depthwise=layer is not None and layer.kind == "depthwise")
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:
@@ -101,10 +102,10 @@ def set_tensor(module: nn.Module, name: str, value: Tensor) -> None:
         setattr(module, name, value.detach().clone())
 
 
-def resize(module: nn.Module, length_in: int, length_out: int) -> None:
+def resize(module: nn.Module, length_in: int, length_out: int, depthwise: bool = False) -> None:
     """Make a module's own numbers say how many channels it has now."""
     if isinstance(module, (nn.Conv1d, nn.Conv2d)):
-        if is_depthwise(module):
+        if depthwise:
             module.groups = length_in = length_out
         module.in_channels, module.out_channels = length_in, length_out
     elif isinstance(module, nn.Linear):

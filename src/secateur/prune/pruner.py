@@ -49,7 +49,8 @@ class Pruner:
         self.dense = private_copy(model).requires_grad_(False)
         calibration = calibration.to(next(self.dense.parameters()).device)
         self.calibration = calibration
-        grams = collect(self.dense, graph, calibration)
+        needed = self.settings.refit or self.settings.criterion == "elimination"
+        grams = collect(self.dense, graph, calibration) if needed else {}
         self.orders: Orders = rank(self.dense, graph, grams, self.settings.criterion)
         self._refitter = Refitter(self.dense, graph, grams)
         self._cutter = Cutter(self.dense, graph)

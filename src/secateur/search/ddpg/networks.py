@@ -6,6 +6,11 @@ import torch
 from torch import Tensor, nn
 
 
+def _linear(inward: int, outward: int) -> nn.Linear:
+    """A layer without values yet: the caller's random numbers are not drawn from."""
+    return nn.utils.skip_init(nn.Linear, inward, outward)  # type: ignore[return-value]
+
+
 def _initialise(layers: list[nn.Linear], generator: torch.Generator) -> None:
     """Uniform in +-1/sqrt(fan in); the last layer near zero, so that first answers are undecided."""
     for number, layer in enumerate(layers):
@@ -20,9 +25,9 @@ class Actor(nn.Module):
 
     def __init__(self, features: int, hidden: int, generator: torch.Generator) -> None:
         super().__init__()
-        self.first = nn.Linear(features, hidden)
-        self.second = nn.Linear(hidden, hidden)
-        self.last = nn.Linear(hidden, 1)
+        self.first = _linear(features, hidden)
+        self.second = _linear(hidden, hidden)
+        self.last = _linear(hidden, 1)
         _initialise([self.first, self.second, self.last], generator)
 
     def forward(self, state: Tensor) -> Tensor:
@@ -36,9 +41,9 @@ class Critic(nn.Module):
 
     def __init__(self, features: int, hidden: int, generator: torch.Generator) -> None:
         super().__init__()
-        self.first = nn.Linear(features + 1, hidden)
-        self.second = nn.Linear(hidden, hidden)
-        self.last = nn.Linear(hidden, 1)
+        self.first = _linear(features + 1, hidden)
+        self.second = _linear(hidden, hidden)
+        self.last = _linear(hidden, 1)
         _initialise([self.first, self.second, self.last], generator)
 
     def forward(self, state: Tensor, action: Tensor) -> Tensor:

@@ -1,0 +1,585 @@
+"""Cutting, refitting, recalibrating: what is taken out, and that nothing else changes."""
+
+import copy
+import random
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from networks import MIXING_NORMS, NETWORKS, Example, build, image, random_network, settled
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+import secateur as sc
+from secateur import zoo
+from secateur.cost import costs
+from secateur.graph import ModelGraph, count_costs
+from secateur.prune import Calibration, Cutter, Kept, Pruner, PruneSettings, disagreement, fold_norms, recalibrate
+from secateur.prune.calibration import input_rows, output_rows
+from secateur.prune.gram import collect
+from secateur.prune.order import rank
+from secateur.prune.recalibrate import recalibrate_if_better
+
+PLAIN = PruneSettings(refit=False, sequential=False, recalibrate=False)
+REFIT = PruneSettings(sequential=False, recalibrate=False)
+
+
+def inputs_of(example: Example) -> tuple[Tensor, ...]:
+    return (example,) if isinstance(example, Tensor) else example
+
+
+def calibration(name: str, examples: int = 160) -> Calibration:
+    return Calibration(inputs_of(NETWORKS[name][1](examples)))
+
+
+def run(model: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
+    with torch.no_grad():
+        return torch.cat([leaf.flatten(1) for leaf in tree_leaves(model(*inputs))], 1)
+
+
+def assert_same(one: Tensor, other: Tensor, tolerance: float = 1e-5) -> None:
+    apart = (one - other).abs().max() / other.abs().max()
+    assert apart <= tolerance, f"outputs differ by {apart:.2e} of the largest"
+
+
+def halves(graph: ModelGraph) -> dict[str, int]:
+    return {group.key: max(1, group.width // 2) for group in graph.prunable}
+
+
+def plan_of(graph: ModelGraph, counts: dict[str, int]) -> sc.Plan:
+    return sc.Plan({key: count / graph.group[key].width for key, count in counts.items()})
+
+
+def random_kept(graph: ModelGraph, seed: int) -> Kept:
+    rng = random.Random(seed)
+    return {
+        group.key: np.sort(np.array(rng.sample(range(group.width), rng.randint(1, group.width))))
+        for group in graph.prunable
+    }
+
+
+def deafened(model: nn.Module, graph: ModelGraph, kept: Kept) -> nn.Module:
+    """The dense network whose consumers give no weight to the channels that would be cut."""
+    deaf = copy.deepcopy(model)
+    for key, units in kept.items():
+        group = graph.group[key]
+        gone = np.setdiff1d(np.arange(group.width), units)
+        for part in group.slices:
+            if part.side == "in":
+                weight = deaf.get_parameter(f"{part.module}.weight").data
+                weight[:, torch.from_numpy(part.index[gone].ravel() % weight.shape[1])] = 0
+    return deaf
+
+
+ZOO: dict[str, dict[str, Any]] = {
+    "resnet20": {"width": 8},
+    "resnet32": {"width": 8},
+    "resnet44": {"width": 8},
+    "resnet56": {"width": 8},
+    "plain20": {"width": 8},
+    "vgg16": {},
+    "mobilenet_v1": {"width": 0.25, "stem_stride": 1},
+    "mobilenet_v2": {"width": 0.35, "stem_stride": 1},
+    "mobilenet_v1_folded": {},
+}
+"""All of the zoo but VGG-16 for ImageNet, which is the same features at half a gigabyte; narrow where that can be."""
+WIDE = {"vgg16", "mobilenet_v1_folded", "mobilenet_v2"}
+"""Too wide to order by elimination in a test."""
+
+
+@cache
+def zoo_case(name: str) -> tuple[nn.Module, Tensor, ModelGraph]:
+    model = settled(zoo.build(name, num_classes=10, **ZOO[name]))
+    example = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    return model, example, sc.inspect(model, example)
+
+
+# ---- cutting ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name not in MIXING_NORMS])
+def test_cutting_is_the_same_as_being_ignored_by_the_layers_that_follow(name: str, seed: int) -> None:
+    model, example = build(name, 4)
+    graph = sc.inspect(model, example)
+    kept = random_kept(graph, seed)
+    cut = Cutter(model, graph).cut(kept)
+    assert_same(run(cut, inputs_of(example)), run(deafened(model, graph, kept), inputs_of(example)))
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_cutting_random_networks(seed: int) -> None:
+    model = random_network(100 + seed)
+    graph = sc.inspect(model, image())
+    kept = random_kept(graph, seed)
+    cut = Cutter(model, graph).cut(kept)
+    assert_same(run(cut, (image(4),)), run(deafened(model, graph, kept), (image(4),)))
+
+
+@pytest.mark.parametrize("name", sorted(MIXING_NORMS))
+def test_norms_over_channels_are_cut_with_them(name: str) -> None:
+    model, example = build(name)
+    graph = sc.inspect(model, example)
+    cut = Cutter(model, graph).cut(random_kept(graph, 1))
+    assert run(cut, inputs_of(example)).shape == run(model, inputs_of(example)).shape
+    for module in cut.modules():
+        if isinstance(module, (nn.LayerNorm, nn.GroupNorm)):
+            length = module.normalized_shape[-1] if isinstance(module, nn.LayerNorm) else module.num_channels
+            assert module.weight.shape == module.bias.shape == (length,)
+
+
+def test_a_cut_network_says_how_many_channels_it_has() -> None:
+    model, example = build("depthwise")
+    graph = sc.inspect(model, example)
+    cut = Cutter(model, graph).cut({"0.0": np.array([1, 2, 5]), "2.0": np.arange(4)})
+    assert "Conv2d(3, 3, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1), groups=3" in repr(cut)
+    assert "Conv2d(3, 4, kernel_size=(1, 1)" in repr(cut)
+    assert "BatchNorm2d(3" in repr(cut)
+    assert "BatchNorm2d(4" in repr(cut)
+    assert "Linear(in_features=12" in repr(cut)
+
+
+def test_units_of_a_flattened_picture_are_cut_as_whole_channels() -> None:
+    model, example = build("plain")
+    graph = sc.inspect(model, example)
+    cut = Cutter(model, graph).cut({"conv2": np.array([0, 7])})
+    weight = model.get_parameter("fc1.weight")
+    expected = torch.cat([weight[:, 0:16], weight[:, 112:128]], 1)
+    assert torch.equal(cut.get_parameter("fc1.weight"), expected)
+
+
+def test_a_plan_that_does_not_fit_is_refused() -> None:
+    model, example = build("residual")
+    for keeps, message in [
+        ({"layer9": 0.5}, "layer9.*does not have.*stem"),
+        ({"head": 0.5}, "head cannot be cut: the network's output"),
+    ]:
+        with pytest.raises(sc.PlanError, match=message):
+            sc.prune(model, example, sc.Plan(keeps), calibration=[image(8)])
+
+
+# ---- candidates and surgery ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_slicing_a_candidate_and_surgery_agree_on_the_zoo(name: str) -> None:
+    model, example, graph = zoo_case(name)
+    chosen = PruneSettings("magnitude", False, False, recalibrate=False) if name in WIDE else REFIT
+    data = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(3))
+    counts = {group.key: max(1, round(group.width * 0.6)) for group in graph.prunable}
+    pruner = Pruner(model, graph, Calibration((data,)), chosen)
+    other = {group.key: 1 + group.width // 3 for group in graph.prunable}
+    for counts_before in (other, {}):
+        pruner.candidate(counts_before)
+    candidate = run(pruner.candidate(counts), (example,))
+    afresh = sc.prune(model, example, plan_of(graph, counts), calibration=[data], settings=chosen)
+    assert_same(run(afresh.eval(), (example,)), candidate)
+    assert count_costs(afresh, example) == costs(graph, counts)
+    if not chosen.refit:
+        cut = Cutter(model, graph).cut(pruner.kept(counts))
+        assert_same(run(cut, (example,)), candidate)
+
+
+@pytest.mark.parametrize("chosen", [PLAIN, REFIT, PruneSettings()], ids=["cut", "refit", "in sequence"])
+@pytest.mark.parametrize("name", ["plain", "residual", "padded", "dense", "depthwise", "grouped", "prelu", "conv1d"])
+def test_a_candidate_leaves_nothing_behind(name: str, chosen: PruneSettings) -> None:
+    model, example = build(name)
+    graph = sc.inspect(model, example)
+    pruner = Pruner(model, graph, calibration(name, 40), chosen)
+    one = halves(graph)
+    others = [{}, {group.key: 1 for group in graph.prunable}, dict(list(one.items())[1:])]
+    first = {key: value.clone() for key, value in pruner.candidate(one).state_dict().items()}
+    for other in others:
+        pruner.candidate(other)
+        again = pruner.candidate(one).state_dict()
+        assert again.keys() == first.keys()
+        for key, value in first.items():
+            assert torch.equal(again[key], value), f"{key} differs after a candidate of {other}"
+
+
+def test_forks_do_not_disturb_each_other() -> None:
+    model, example = build("residual")
+    graph = sc.inspect(model, example)
+    pruner = Pruner(model, graph, calibration("residual", 40))
+    twin = pruner.fork()
+    mine = pruner.candidate(halves(graph))
+    before = run(mine, inputs_of(example))
+    other = twin.candidate({group.key: 1 for group in graph.prunable})
+    assert torch.equal(run(mine, inputs_of(example)), before)
+    twin.candidate(halves(graph))
+    assert torch.equal(run(other, inputs_of(example)), before)
+
+
+def test_the_dense_candidate_without_refit_is_the_dense_network() -> None:
+    model, example = build("dense")
+    graph = sc.inspect(model, example)
+    pruner = Pruner(model, graph, calibration("dense", 20), PLAIN)
+    whole = {group.key: group.width for group in graph.prunable}
+    assert torch.equal(run(pruner.candidate(whole), inputs_of(example)), run(model, inputs_of(example)))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_network_is_pruned_for_good(name: str) -> None:
+    model, example = build(name)
+    graph = sc.inspect(model, example)
+    counts = halves(graph)
+    data = calibration(name)
+    small = sc.prune(model, example, plan_of(graph, counts), calibration=data.batches(50))
+    assert type(small) is type(model)
+    assert not small.training
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in small.parameters())
+    assert count_costs(small, example).params == costs(graph, counts).params < graph.dense.params
+    assert sum(parameter.numel() for parameter in small.parameters()) == costs(graph, counts).params
+    dense, pruned = run(model, data.inputs), run(small, data.inputs)
+    centred = dense - dense.mean(0)
+    share = float((pruned - dense).square().sum() / centred.square().sum())
+    assert share < 0.9, f"{share:.0%} of what the answers tell is lost: the mean answer alone would do as well"
+
+
+# ---- least squares ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.Conv2d(4, 6, 3), (5, 4, 7, 9)),
+        (nn.Conv2d(4, 6, (3, 1), stride=(2, 1), padding=(1, 2), dilation=(2, 1)), (3, 4, 9, 6)),
+        (nn.Conv2d(4, 6, 2, padding="same"), (3, 4, 6, 6)),
+        (nn.Conv2d(4, 8, 3, padding=1, groups=2, padding_mode="reflect"), (3, 4, 6, 6)),
+        (nn.Conv2d(4, 8, 3, padding=1, groups=4), (3, 4, 6, 6)),
+        (nn.Conv2d(3, 4, 3, padding=2, padding_mode="circular"), (3, 3, 6, 6)),
+        (nn.Conv1d(4, 6, 3, stride=2, dilation=2, padding=1), (3, 4, 11)),
+        (nn.Linear(7, 3), (4, 7)),
+        (nn.Linear(7, 3), (4, 5, 7)),
+        (nn.Linear(7, 3), (4, 2, 5, 7)),
+    ],
+    ids=str,
+)
+def test_input_rows_times_weights_are_output_rows(layer: nn.Module, shape: tuple[int, ...]) -> None:
+    x = torch.randn(shape)
+    with torch.no_grad():
+        y = layer(x)
+    convolution = not isinstance(layer, nn.Linear)
+    total = y[0].numel() // (y.shape[1] if convolution else y.shape[-1])
+    positions = torch.randint(total, (len(x), 20))
+    rows = input_rows(layer, x, positions)
+    weight = layer.weight.detach().flatten(1).unflatten(0, (rows.shape[1], -1))  # type: ignore[operator, union-attr]
+    found = torch.einsum("ngd,god->ngo", rows, weight).flatten(1) + layer.bias.detach()  # type: ignore[operator]
+    torch.testing.assert_close(found, output_rows(y, positions, convolution), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["plain", "residual", "dense", "depthwise", "grouped", "conv1d", "split"])
+def test_an_order_is_a_permutation_and_its_losses_fall(name: str) -> None:
+    model, example = build(name)
+    graph = sc.inspect(model, example)
+    orders = rank(model, graph, collect(model, graph, calibration(name)))
+    assert orders.keys() == {group.key for group in graph.prunable}
+    for group in graph.prunable:
+        order = orders[group.key]
+        assert sorted(order.units) == list(range(group.width))
+        assert len(order.loss) == group.width + 1
+        assert order.loss[-1] == 0
+        assert order.loss[0] == pytest.approx(1)
+        assert (np.diff(order.loss) <= 1e-9).all(), f"{group.key}: more channels lose more: {order.loss}"
+        assert (order.keep(2) == np.sort(order.units[:2])).all()
+
+
+def test_the_loss_curve_is_what_the_best_refit_loses() -> None:
+    """Checked by solving each least-squares problem from the data itself."""
+    model = settled(nn.Sequential(nn.Linear(10, 12), nn.ReLU(), nn.Linear(12, 5, bias=True)))
+    x = torch.randn(400, 10, generator=torch.Generator().manual_seed(4))
+    graph = sc.inspect(model, x[:2])
+    order = rank(model, graph, collect(model, graph, Calibration((x,))))["0"]
+    with torch.no_grad():
+        hidden, y = model[1](model[0](x)).double(), model(x).double()
+    y = y - y.mean(0)
+    hidden = hidden - hidden.mean(0)
+    for count in range(1, 12):
+        kept = hidden[:, torch.from_numpy(order.keep(count))]
+        missed = y - kept @ torch.linalg.lstsq(kept, y).solution
+        expected = float(missed.square().sum() / y.square().sum())
+        assert order.loss[count] == pytest.approx(expected, rel=0.05, abs=1e-3), f"with {count} of 12"
+
+
+def test_magnitude_keeps_the_largest_filters() -> None:
+    model, example = build("plain")
+    graph = sc.inspect(model, example)
+    order = rank(model, graph, {}, "magnitude")["conv1"]
+    norms = model.get_parameter("conv1.weight").abs().flatten(1).sum(1)
+    assert list(order.units) == norms.argsort(descending=True).tolist()
+
+
+def twins(consumer: nn.Module, producer: nn.Module | None = None) -> nn.Module:
+    """A network whose first layer makes every channel twice, then a consumer with weights of its own for both."""
+    producer = producer or nn.Conv2d(3, 8, 3, padding=1)
+    model = settled(nn.Sequential(producer, nn.ReLU(), consumer))
+    half = len(producer.weight) // 2  # type: ignore[arg-type]
+    for parameter in producer.parameters():
+        parameter.data[half:] = parameter.data[:half]
+    return model
+
+
+class Head(nn.Module):
+    """Reads an [N, 8, 8, 8] picture flattened, so that a channel is 64 features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8 * 64, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x.flatten(1))
+
+
+@pytest.mark.parametrize(
+    ("consumer", "producer", "shape"),
+    [
+        (nn.Conv2d(8, 5, 1), None, (3, 8, 8)),
+        (nn.Conv2d(8, 5, 3, stride=2, padding=1, bias=False), None, (3, 8, 8)),
+        (nn.Conv2d(8, 6, 3, groups=2), None, (3, 8, 8)),
+        (Head(), None, (3, 8, 8)),
+        (nn.Linear(8, 5), nn.Linear(6, 8), (6,)),
+        (nn.Linear(8, 5, bias=False), nn.Linear(6, 8), (7, 6)),
+        (nn.Conv1d(8, 5, 3, padding=1), nn.Conv1d(3, 8, 3), (3, 12)),
+    ],
+    ids=["1x1", "3x3 without bias", "grouped", "flattened", "linear", "tokens", "conv1d"],
+)
+def test_redundant_channels_cost_nothing(
+    consumer: nn.Module, producer: nn.Module | None, shape: tuple[int, ...]
+) -> None:
+    model = twins(copy.deepcopy(consumer), copy.deepcopy(producer))
+    x = torch.randn(600, *shape, generator=torch.Generator().manual_seed(5))
+    if isinstance(consumer, nn.Conv2d) and consumer.groups > 1:  # a unit is channels c and c + 4: make c + 1 the twin
+        for parameter in model[0].parameters():
+            parameter.data[1::2] = parameter.data[0::2]
+    graph = sc.inspect(model, x[:2])
+    group = graph.prunable[0]
+    small = sc.prune(model, x[:2], sc.Plan({group.key: 0.5}), calibration=[x], settings=REFIT)
+    assert_same(run(small, (x[:50],)), run(model, (x[:50],)), 2e-3)
+    crude = sc.prune(model, x[:2], sc.Plan({group.key: 0.5}), calibration=[x], settings=PLAIN)
+    crude_loss = (run(crude, (x[:50],)) - run(model, (x[:50],))).abs().max()
+    assert crude_loss > 0.05, "the refit had nothing to make up for: nothing is tested"
+
+
+REFITTED = ["plain", "residual", "padded", "dense", "depthwise", "grouped", "prelu", "conv1d", "reshaped"]
+
+
+@pytest.mark.parametrize("name", REFITTED)
+def test_each_step_brings_the_answers_nearer(name: str) -> None:
+    """Magnitude alone, then elimination with refit, then the sequential refit, on inputs not calibrated on."""
+    model, example = build(name)
+    graph = sc.inspect(model, example)
+    data = calibration(name, 500)
+    seen, unseen = data.head(400), data.tail(100)
+    counts = {group.key: max(1, round(group.width * 0.6)) for group in graph.prunable}
+    steps = [
+        PruneSettings("magnitude", refit=False, sequential=False, recalibrate=False),
+        PruneSettings(sequential=False, recalibrate=False),
+        PruneSettings(recalibrate=False),
+    ]
+    small = [sc.prune(model, example, plan_of(graph, counts), calibration=[seen.inputs], settings=s) for s in steps]
+    crude, refitted, in_sequence = (disagreement(each, model, unseen) for each in small)
+    assert refitted < 0.7 * crude, f"refit {refitted:.4f}, magnitude {crude:.4f}"
+    assert in_sequence < refitted * 1.02, f"in sequence {in_sequence:.4f}, at once {refitted:.4f}"
+
+
+def test_a_sum_written_in_place_is_refitted_as_one_written_anew() -> None:
+    """`y += x` writes over the branch that the refit has to remember."""
+    model, example = build("residual")
+    anew = copy.deepcopy(model)
+    for module in anew.modules():
+        if hasattr(module, "in_place"):
+            module.in_place = False
+    plan = plan_of(graph := sc.inspect(model, example), halves(graph))
+    one, other = (sc.prune(each, example, plan, calibration=[image(200)]) for each in (model, anew))
+    assert_same(run(one, (image(20),)), run(other, (image(20),)), 1e-4)
+
+
+# ---- batch norms -----------------------------------------------------------------------------------------------------
+
+
+def test_recalibration_takes_the_statistics_of_the_data_and_restores_the_norm() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1, bias=False), nn.BatchNorm2d(4, momentum=0.37), nn.Dropout(0.5)).eval()
+    x = torch.randn(100, 3, 5, 5) + 1
+    recalibrate(model, Calibration((x,)))
+    with torch.no_grad():
+        y = model[0](x)
+    torch.testing.assert_close(model[1].running_mean, y.mean((0, 2, 3)))
+    torch.testing.assert_close(model[1].running_var, y.var((0, 2, 3)))
+    assert model[1].momentum == 0.37
+    assert not any(module.training for module in model.modules())
+
+
+@pytest.mark.parametrize("examples", [2, 249, 250, 251, 501])
+def test_recalibration_gives_every_example_the_same_weight(examples: int) -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)).eval()
+    x = torch.randn(examples, 3)
+    x[-1] += 100
+    recalibrate(model, Calibration((x,)))
+    with torch.no_grad():
+        torch.testing.assert_close(model[1].running_mean, model[0](x).mean(0), rtol=0.02, atol=1e-2)
+
+
+def test_recalibration_is_taken_only_where_it_helps() -> None:
+    model, example = build("residual")
+    data = calibration("residual", 200)
+    settled_on_data = copy.deepcopy(model)
+    recalibrate(settled_on_data, data)
+    before = {key: value.clone() for key, value in settled_on_data.state_dict().items()}
+    assert not recalibrate_if_better(settled_on_data, settled_on_data, data, data)
+    assert all(torch.equal(value, before[key]) for key, value in settled_on_data.state_dict().items())
+    spoilt = copy.deepcopy(settled_on_data)
+    for module in spoilt.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean += 1  # type: ignore[operator]
+    worse = disagreement(spoilt, settled_on_data, data)
+    assert recalibrate_if_better(spoilt, settled_on_data, data, data)
+    assert disagreement(spoilt, settled_on_data, data) < 0.1 * worse
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_folded_norms_answer_the_same(name: str) -> None:
+    model, example = build(name)
+    graph = sc.inspect(model, example)
+    before = copy.deepcopy(model.state_dict())
+    candidate = Pruner(model, graph, calibration(name, 20)).candidate(halves(graph))
+    for network in (model, candidate):
+        folded = fold_norms(network, graph)
+        assert_same(run(folded, inputs_of(example)), run(network, inputs_of(example)), 2e-5)
+        norms = sum(isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)) for module in folded.modules())
+        assert norms == (3 if name == "dense" else 0), "norms that could be folded are left"
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["resnet20", "mobilenet_v1", "mobilenet_v2", "vgg16"])
+def test_folded_norms_answer_the_same_on_the_zoo(name: str) -> None:
+    model, example, graph = zoo_case(name)
+    folded = fold_norms(model, graph)
+    assert_same(run(folded, (example,)), run(model, (example,)), 2e-5)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
+
+
+class Returned(nn.Module):
+    """Also returns what the norm reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.conv = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 5, 1, bias=False)
+        self.norm = nn.BatchNorm2d(5)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = self.conv(torch.relu(self.first(x)))
+        return y, self.norm(y)
+
+
+class TokenNorm(nn.Module):
+    """A batch norm over tokens, not over features, as many of both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.norm = nn.Linear(6, 9), nn.Linear(9, 7), nn.BatchNorm1d(7)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.second(torch.relu(self.first(x))))
+
+
+@pytest.mark.parametrize(("factory", "shape"), [(Returned, (3, 8, 8)), (TokenNorm, (7, 6))])
+def test_a_norm_that_is_not_alone_the_layers_own_is_not_folded(
+    factory: type[nn.Module], shape: tuple[int, ...]
+) -> None:
+    model = settled(factory())
+    x = torch.randn(80, *shape, generator=torch.Generator().manual_seed(7))
+    graph = sc.inspect(model, x[:2])
+    assert_same(run(fold_norms(model, graph), (x,)), run(model, (x,)))
+    assert [layer.norm for layer in graph.layers] == [None, None]
+    small = sc.prune(model, x[:2], sc.Plan({"first": 0.5}), calibration=[x])
+    assert float((run(small, (x,)) - run(model, (x,))).square().mean() / run(model, (x,)).var()) < 0.5
+
+
+def test_disagreement_is_nothing_for_the_same_and_grows_with_noise() -> None:
+    for name in ("plain", "two_outputs", "returned"):
+        model = settled(Returned()) if name == "returned" else build(name)[0]
+        data = Calibration((image(40),))
+        found = [0.0]
+        for scale in (0.01, 0.1):
+            noisy = copy.deepcopy(model)
+            generator = torch.Generator().manual_seed(0)
+            for parameter in noisy.parameters():
+                parameter.data += scale * torch.randn(parameter.shape, generator=generator)
+            found.append(disagreement(noisy, model, data))
+        assert disagreement(model, model, data) == pytest.approx(0, abs=1e-6)
+        assert found == sorted(found)
+        assert found[1] > 1e-7
+
+
+# ---- the caller's things ---------------------------------------------------------------------------------------------
+
+
+def hooked_model() -> nn.Module:
+    """In train mode in part, partly frozen, with hooks, as a caller may have it."""
+    model = settled(NETWORKS["residual"][0]()).train()
+    model.get_submodule("stem.1").eval()
+    model.get_parameter("stem.0.weight").requires_grad_(False)
+    model.register_forward_hook(lambda *_: None)
+    model.get_submodule("head").register_forward_pre_hook(lambda *_: None)
+    return model
+
+
+def described(model: nn.Module) -> dict[str, Any]:
+    return {
+        "tensors": {
+            key: (id(value), value.clone()) for key, value in [*model.named_parameters(), *model.named_buffers()]
+        },
+        "grads": {key: value.grad for key, value in model.named_parameters()},
+        "requires_grad": {key: value.requires_grad for key, value in model.named_parameters()},
+        "training": {key: module.training for key, module in model.named_modules()},
+        "hooks": {
+            key: (list(module._forward_hooks), list(module._forward_pre_hooks), list(module._backward_hooks))
+            for key, module in model.named_modules()
+        },
+        "modules": {key: id(module) for key, module in model.named_modules()},
+    }
+
+
+def assert_untouched(before: dict[str, Any], after: dict[str, Any]) -> None:
+    tensors = before.pop("tensors"), after.pop("tensors")
+    assert before == after
+    for key, (identity, value) in tensors[0].items():
+        assert tensors[1][key][0] == identity, f"{key} was replaced"
+        assert torch.equal(tensors[1][key][1], value), f"{key} was changed"
+
+
+def test_search_and_prune_touch_nothing_of_the_callers() -> None:
+    model = hooked_model()
+    before = described(model)
+    data = image(30)
+    copied = data.clone()
+    torch.manual_seed(11)
+    random_state = torch.get_rng_state()
+    study = sc.search(
+        model,
+        image(),
+        evaluate=lambda m: float(m(data).mean()),
+        calibration=[data],
+        budget=sc.Budget(macs=0.6),
+        trials=3,
+    )
+    small = sc.prune(model, image(), study.best.plan, calibration=[data])
+    assert_untouched(before, described(model))
+    assert torch.equal(data, copied)
+    assert torch.equal(torch.get_rng_state(), random_state), "the caller's random numbers were drawn from"
+    assert torch.is_grad_enabled()
+    assert small.training
+    shared = {value.data_ptr() for value in model.state_dict().values()}
+    assert not any(value.data_ptr() in shared for value in small.state_dict().values()), "memory is shared"
+
+
+def test_pruning_again_gives_the_same() -> None:
+    model, example = build("dense")
+
+    def weights() -> Iterator[Tensor]:
+        yield from sc.prune(model, example, sc.Plan({"stem": 0.5}), calibration=[image(50)]).state_dict().values()
+
+    assert all(torch.equal(one, other) for one, other in zip(weights(), weights(), strict=True))
