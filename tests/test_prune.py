@@ -371,9 +371,9 @@ def test_each_step_brings_the_answers_nearer(name: str) -> None:
     """Magnitude alone, then elimination with refit, then the sequential refit, on inputs not calibrated on."""
     model, example = build(name)
     graph = sc.inspect(model, example)
-    data = calibration(name, 500)
-    seen, unseen = data.head(400), data.tail(100)
-    counts = {group.key: max(1, round(group.width * 0.6)) for group in graph.prunable}
+    data = calibration(name, 1700)
+    seen, unseen = data.head(1500), data.tail(200)
+    counts = {group.key: max(1, round(group.width * 0.4)) for group in graph.prunable}
     steps = [
         PruneSettings("magnitude", refit=False, sequential=False, recalibrate=False),
         PruneSettings(sequential=False, recalibrate=False),
@@ -381,8 +381,8 @@ def test_each_step_brings_the_answers_nearer(name: str) -> None:
     ]
     small = [sc.prune(model, example, plan_of(graph, counts), calibration=[seen.inputs], settings=s) for s in steps]
     crude, refitted, in_sequence = (disagreement(each, model, unseen) for each in small)
-    assert refitted < 0.7 * crude, f"refit {refitted:.4f}, magnitude {crude:.4f}"
-    assert in_sequence < refitted * 1.02, f"in sequence {in_sequence:.4f}, at once {refitted:.4f}"
+    assert refitted < 0.5 * crude, f"refit {refitted:.4f}, magnitude {crude:.4f}"
+    assert in_sequence < refitted, f"in sequence {in_sequence:.4f}, at once {refitted:.4f}"
 
 
 def test_a_sum_written_in_place_is_refitted_as_one_written_anew() -> None:
@@ -395,6 +395,17 @@ def test_a_sum_written_in_place_is_refitted_as_one_written_anew() -> None:
     plan = plan_of(graph := sc.inspect(model, example), halves(graph))
     one, other = (sc.prune(each, example, plan, calibration=[image(200)]) for each in (model, anew))
     assert_same(run(one, (image(20),)), run(other, (image(20),)), 1e-4)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_batch_size_of_the_example_does_not_matter(name: str) -> None:
+    """A forward pass over one example may take other steps (views instead of copies) than one over many."""
+    model, example = build(name, 1)
+    plan = plan_of(graph := sc.inspect(model, example), halves(graph))
+    data = calibration(name, 60)
+    one = sc.prune(model, example, plan, calibration=[data.inputs])
+    other = sc.prune(model, build(name, 3)[1], plan, calibration=[data.inputs])
+    assert_same(run(one, data.inputs), run(other, data.inputs))
 
 
 # ---- batch norms -----------------------------------------------------------------------------------------------------

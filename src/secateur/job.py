@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import math
 import sys
 import tomllib
-import types
-import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,6 +22,7 @@ from secateur.errors import JobError, SecateurError
 from secateur.finish import FineTune, load_weights
 from secateur.plan import Budget
 from secateur.prune import PruneSettings
+from secateur.schema import Malformed, decode
 from secateur.search import DDPG, Deep, Random, Shallow, SpaceSettings, Strategy, Uniform
 
 SEARCHERS: dict[str, type[Any]] = {
@@ -131,18 +129,16 @@ def read_job(path: str | Path) -> Job:
 def parse_job(raw: Mapping[str, Any], place: Path) -> Job:
     """A job from parsed TOML; `place` names it in errors, and anchors its paths."""
     tables = dict(raw)
-    kind = tables.get("searcher", {})
-    if isinstance(kind, dict):
-        name = kind.get("kind", "ddpg")
-        if name not in SEARCHERS:
-            raise JobError(f"{place}: [searcher] kind = {name!r} is none of {', '.join(SEARCHERS)}")
-        rest = {key: value for key, value in kind.items() if key != "kind"}
-        tables["searcher"] = _build(SEARCHERS[name], rest, f"{place}: [searcher]")
+    searcher = tables.get("searcher", {})
     try:
-        job: Job = _build(Job, tables, f"{place}:")
-    except JobError:
-        raise
-    except SecateurError as error:
+        if isinstance(searcher, dict):
+            name = searcher.get("kind", "ddpg")
+            if name not in SEARCHERS:
+                raise JobError(f"[searcher] kind = {name!r} is none of {', '.join(SEARCHERS)}")
+            rest = {key: value for key, value in searcher.items() if key != "kind"}
+            tables["searcher"] = decode(SEARCHERS[name], rest, "searcher")
+        job: Job = decode(Job, tables, "job")
+    except (Malformed, SecateurError) as error:
         raise JobError(f"{place}: {error}") from error
     folder = job.folder or str(Path("runs") / place.stem)
     weights = job.model.weights and _anchored(job.model.weights, place)
@@ -157,59 +153,6 @@ def parse_job(raw: Mapping[str, Any], place: Path) -> Job:
 
 def _anchored(path: str, place: Path) -> str:
     return str((place.parent / Path(path).expanduser()).resolve())
-
-
-def _build(kind: type[Any], raw: Any, where: str) -> Any:
-    """A dataclass from a TOML table: unknown keys, missing keys and wrong types are errors that name the key."""
-    if not isinstance(raw, dict):
-        raise JobError(f"{where} expected a table, got {raw!r}")
-    fields = {spec.name: spec for spec in dataclasses.fields(kind)}
-    hints = typing.get_type_hints(kind)
-    unknown = sorted(raw.keys() - fields.keys())
-    if unknown:
-        raise JobError(f"{where} unknown key {unknown[0]!r}; known are {', '.join(fields)}")
-    missing = [
-        name
-        for name, spec in fields.items()
-        if name not in raw and spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING
-    ]
-    if missing:
-        raise JobError(f"{where} the key {missing[0]!r} is missing")
-    return kind(**{name: _value(hints[name], value, f"{where} {name}") for name, value in raw.items()})
-
-
-def _value(hint: Any, value: Any, where: str) -> Any:
-    """A field's value, checked against its type."""
-    origin, options = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (types.UnionType, typing.Union):  # X | None: TOML has no null, so what is there is an X
-        return _value(options[0], value, where)
-    if origin is tuple:
-        if not isinstance(value, (list, tuple)):
-            raise JobError(f"{where} = {value!r}: give a list")
-        return tuple(_value(options[0], item, where) for item in value)
-    if dataclasses.is_dataclass(hint):
-        return _build(typing.cast(type[Any], hint), value, f"{where}:")
-    if hint is Strategy or origin is dict:
-        return value
-    return _plain(hint, options, value, where)
-
-
-def _plain(hint: Any, options: tuple[Any, ...], value: Any, where: str) -> Any:
-    """A number, a text, a truth value, or one of several texts."""
-    if options:
-        if value not in options:
-            raise JobError(f"{where} = {value!r}: give one of {', '.join(map(repr, options))}")
-        return value
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise JobError(f"{where} = {value!r}: give {_KINDS.get(hint, hint.__name__)}")
-    if hint is float and not math.isfinite(value):
-        raise JobError(f"{where} = {value!r}: give a finite number")
-    return value
-
-
-_KINDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
 
 
 @dataclass(frozen=True, eq=False)

@@ -174,7 +174,7 @@ def _statements(graph: Any) -> Iterable[tuple[str, list[_Item]]]:
 
 
 def _join(root: str, item: _Item, union: _Union, coupling: Coupling, modules: dict[str, nn.Module]) -> None:
-    if item.name is None:
+    if item.name is None or item.parameter:
         _note(item, root, coupling)
         return
     module = modules[item.name]

@@ -144,7 +144,7 @@ class ModelGraph:
         """Sixteen hex digits that name the architecture: every layer, every group, every index."""
         digest = hashlib.sha256(repr((self.layers, self.dense)).encode())
         for group in self.groups:
-            digest.update(f"{group.key} {group.width} {group.fixed}".encode())
+            digest.update(f"{group.key} {group.width} {bool(group.fixed)}".encode())
             for part in group.slices:
                 digest.update(f"{part.module} {part.side}".encode() + part.index.tobytes())
         return digest.hexdigest()[:16]

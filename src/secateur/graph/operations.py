@@ -2,6 +2,8 @@
 
 A network runs the same operations in the same order before and after pruning, so the ordinal of an operation
 names a value in both: this is how a residual sum found in the dense network is found again in the pruned one.
+Operations that only arrange a tensor anew (views, copies) are not numbered: whether `reshape` copies depends on
+the sizes, and on how many examples there are.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+COPIES = (torch.ops.aten.clone.default, torch.ops.aten._unsafe_view.default, torch.ops.aten._to_copy.default)
 ADDITIONS = (torch.ops.aten.add.Tensor, torch.ops.aten.add_.Tensor)
 
 
@@ -35,7 +38,8 @@ class OperationLog(TorchDispatchMode):
         self._alive: list[Tensor] = []
 
     def ordinal(self, tensor: Tensor) -> int:
-        """The number of the operation that last wrote `tensor`; -1 for an input or a parameter."""
+        """The number of the operation that last wrote `tensor`; -1 for an input or a parameter, and a negative
+        number of its own for a tensor arranged anew."""
         return self._made_by.get(id(tensor), -1)
 
     @contextmanager
@@ -57,10 +61,11 @@ class OperationLog(TorchDispatchMode):
         result = func(*args, **kwargs)
         if self._paused:
             return result
-        self._count += 1
+        numbered = not (func.is_view or func in COPIES)
+        self._count += numbered
         if self._keep_sums:
-            self._note(func, args, result)
-        elif self._count in self.wanted:
+            self._note(func, args, result, self._count if numbered else -2 - len(self._alive))
+        elif numbered and self._count in self.wanted:
             self.values[self._count] = result if isinstance(result, Tensor) else result[0]
         return result
 
@@ -71,13 +76,13 @@ class OperationLog(TorchDispatchMode):
             if value.untyped_storage().data_ptr() in written:
                 self.values[ordinal] = value.clone()
 
-    def _note(self, func: Any, args: tuple[Any, ...], result: Any) -> None:
+    def _note(self, func: Any, args: tuple[Any, ...], result: Any, number: int) -> None:
         read = [self.ordinal(leaf) for leaf in tree_leaves(args) if isinstance(leaf, Tensor)]
         for ordinal in read:
             self.readers[ordinal] += 1
         if func in ADDITIONS and len(read) == 2 and args[0].shape == args[1].shape:
-            self.sums[self._count] = (read[0], read[1])
+            self.sums[number] = (read[0], read[1])
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
-                self._made_by[id(leaf)] = self._count
+                self._made_by[id(leaf)] = number
                 self._alive.append(leaf)  # an address is reused once its tensor is gone

@@ -38,10 +38,11 @@ def trace(model: nn.Module, example_input: Example) -> ModelGraph:
     Works on a private copy: weights, mode, `requires_grad` and hooks of the caller's model stay as they are.
     Raises TraceError where the model does not run, cannot be followed, or has nothing that can be pruned.
     """
-    inputs = as_inputs(example_input)
-    private = private_copy(model)
-    calls = _run(private, inputs)
-    coupling = couple(private, inputs)
+    with torch.inference_mode(False):
+        inputs = tuple(x.clone() for x in as_inputs(example_input))
+        private = private_copy(model)
+        calls = _run(private, inputs)
+        coupling = couple(private, inputs)
     groups, owners = _groups(private, coupling, calls)
     layers = tuple(_layer(name, private, calls, owners, len(inputs[0])) for name in calls.order)
     graph = ModelGraph(layers, groups, count_costs(private, inputs), tuple(tuple(x.shape) for x in inputs))
@@ -53,8 +54,12 @@ def trace(model: nn.Module, example_input: Example) -> ModelGraph:
 
 def as_inputs(example_input: Example) -> tuple[Tensor, ...]:
     """The positional arguments of the model's forward pass."""
-    inputs = (example_input,) if isinstance(example_input, Tensor) else tuple(example_input)
-    if not inputs or not all(isinstance(x, Tensor) and x.dim() > 0 and len(x) > 0 for x in inputs):
+    inputs = (example_input,) if isinstance(example_input, Tensor) else example_input
+    if (
+        not isinstance(inputs, Sequence)
+        or not inputs
+        or not all(isinstance(x, Tensor) and x.dim() > 0 and len(x) > 0 for x in inputs)
+    ):
         raise TraceError("the example input is a tensor with a batch dimension, or a tuple of such tensors")
     return tuple(x.detach() for x in inputs)
 
@@ -77,20 +82,31 @@ def private_copy(model: nn.Module) -> nn.Module:
 def count_costs(model: nn.Module, example_input: Example) -> Costs:
     """Count one example's costs on a built network, independently of any graph.
 
-    MACs are half of what `torch.utils.flop_counter` counts on the meta device (it also sees attention).
+    MACs are half of what `torch.utils.flop_counter` counts on the meta device (it also sees attention); a model
+    that does not run there (what it does depends on numbers, or it holds tensors that are no buffers) is counted
+    on its own device.
     """
     inputs = as_inputs(example_input)
-    meta = copy.deepcopy(model).eval().to("meta")
-    counter = FlopCounterMode(display=False)
-    with torch.no_grad(), counter, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        meta(*(x.to("meta") for x in inputs))
+    private = copy.deepcopy(model).eval()
+    try:
+        with torch.device("meta"):
+            flops = _flops(private.to("meta"), tuple(x.to("meta") for x in inputs))
+    except Exception:
+        flops = _flops(copy.deepcopy(model).eval(), inputs)
     state = model.state_dict().values()
     return Costs(
-        macs=counter.get_total_flops() // 2 // len(inputs[0]),
+        macs=flops // 2 // len(inputs[0]),
         params=sum(parameter.numel() for parameter in model.parameters()),
         bytes=sum(tensor.numel() * tensor.element_size() for tensor in state),
     )
+
+
+def _flops(model: nn.Module, inputs: tuple[Tensor, ...]) -> int:
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model(*inputs)
+    return counter.get_total_flops()
 
 
 @dataclass
@@ -151,7 +167,8 @@ def _follow(calls: _Calls, log: OperationLog, outputs: dict[str, int], norms: di
         for add, terms in log.sums.items():
             if ordinal in terms and log.readers[ordinal] == 1:
                 other = terms[0] if terms[1] == ordinal else terms[1]
-                calls.joins[name] = Join(add, other)
+                if other > 0:
+                    calls.joins[name] = Join(add, other)
 
 
 @contextmanager

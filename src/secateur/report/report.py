@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import types
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self, Union, get_args, get_origin, get_type_hints
+from typing import Any, Self
 
 from secateur.errors import StudyError
 from secateur.plan import Costs
 from secateur.run import write_atomically
+from secateur.schema import Malformed, decode
 
 DENSE = "dense"
 """Name of the first row of every report."""
@@ -102,8 +102,8 @@ class Report:
     def from_json(cls, raw: Mapping[str, Any]) -> Self:
         """Read back what `to_json` gave; raises StudyError, naming the field, where it is malformed."""
         try:
-            report: Self = _decode(cls, raw, "report")
-        except _Malformed as error:
+            report: Self = decode(cls, raw, "report")
+        except Malformed as error:
             raise StudyError(f"not a report: {error}; make it anew from the study") from error
         return report
 
@@ -122,49 +122,3 @@ class Report:
             raise StudyError(f"{path} is damaged ({error}); make the report anew from the study") from error
         except StudyError as error:
             raise StudyError(f"{path}: {error}") from error
-
-
-class _Malformed(Exception):
-    """A value is not of the kind that its field has."""
-
-
-def _decode(kind: Any, raw: Any, where: str) -> Any:
-    """`raw` as a value of the type `kind`: the annotations of the dataclasses above are the file format."""
-    origin, args = get_origin(kind), get_args(kind)
-    if is_dataclass(kind):
-        return _decode_dataclass(kind, raw, where)
-    if origin in (Union, types.UnionType):
-        return None if raw is None else _decode(args[0], raw, where)
-    if origin is dict:
-        entries = _expect(raw, Mapping, "a table", where).items()
-        return {str(key): _decode(args[1], value, f"{where}.{key}") for key, value in entries}
-    if origin in (list, tuple):
-        return _decode_sequence(origin, args, raw, where)
-    if kind is float:
-        return float(_expect(raw, (int, float), "a number", where))
-    return _expect(raw, kind, {int: "a whole number", str: "a text"}[kind], where)
-
-
-def _decode_dataclass(kind: Any, raw: Any, where: str) -> Any:
-    found = set(_expect(raw, Mapping, "a table", where))
-    wanted = {field.name for field in fields(kind)}
-    for name in sorted(wanted ^ found, key=str):
-        raise _Malformed(f"{where} has no {name!r}" if name in wanted else f"{where} has an unknown {name!r}")
-    hints = get_type_hints(kind)
-    return kind(**{name: _decode(hints[name], raw[name], f"{where}.{name}") for name in wanted})
-
-
-def _decode_sequence(origin: type, args: tuple[Any, ...], raw: Any, where: str) -> Any:
-    values = _expect(raw, (list, tuple), "a list", where)
-    kinds = args if origin is tuple and args[-1] is not ... else (args[0],) * len(values)
-    if len(kinds) != len(values):
-        raise _Malformed(f"{where} has {len(values)} values, not {len(kinds)}")
-    pairs = enumerate(zip(kinds, values, strict=True))
-    return origin(_decode(kind, value, f"{where}[{number}]") for number, (kind, value) in pairs)
-
-
-def _expect(raw: Any, kind: Any, named: str, where: str) -> Any:
-    # A bool is an int to Python, but not to whoever reads the file.
-    if not isinstance(raw, kind) or isinstance(raw, bool):
-        raise _Malformed(f"{where} is {raw!r:.60}, not {named}")
-    return raw
