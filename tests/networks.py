@@ -303,6 +303,36 @@ class Frames(nn.Module):
         return self.head(F.relu(self.token(x)).view(n, frames, -1).mean(1))
 
 
+class Tied(nn.Module):
+    """Two convolutions with one weight tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.one, self.other = conv_bn(3, 8), nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.other.weight = self.one.weight
+        self.last, self.head = nn.Conv2d(8, 12, 3, padding=1), nn.Linear(12, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.other(F.relu(self.one(self.stem(x)))))
+        return self.head(pooled(F.relu(self.last(x))))
+
+
+class LayerScale(nn.Module):
+    """ConvNeXt: a depthwise convolution, a layer norm, an MLP, and bare parameters that scale what is added."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.depthwise = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.norm, self.up, self.down = nn.LayerNorm(8), nn.Linear(8, 32), nn.Linear(32, 8)
+        self.scale, self.head = nn.Parameter(torch.ones(8)), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        y = self.norm(self.depthwise(x).permute(0, 2, 3, 1))
+        y = self.down(F.gelu(self.up(y))) * self.scale
+        return self.head(pooled(x + y.permute(0, 3, 1, 2)))
+
+
 class TwoOutputs(nn.Module):
     """Returns logits and what lies before them, in a dictionary."""
 
@@ -423,6 +453,8 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[..., Example]]] = {
     "hand_made_attention": (HandMadeAttention, tokens),
     "single_head": (SingleHead, rows(7, 8)),
     "frames": (Frames, rows(4, 3, *IMAGE)),
+    "tied": (Tied, image),
+    "layer_scale": (LayerScale, image),
     "two_outputs": (TwoOutputs, image),
 }
 """Name -> (factory, `example(examples)`)."""

@@ -285,13 +285,49 @@ def test_odd_models_are_pruned_or_refused_in_so_many_words(factory: type[nn.Modu
         assert small(image()).shape == (2, 5)
 
 
+class FlattenedTwice(nn.Module):
+    """Two flattened pictures side by side: which feature is which channel's cannot be followed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(3, 6, 3, padding=1)
+        self.joint, self.head = nn.Linear(14 * 64, 12), nn.Linear(12, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        both = torch.cat([F.relu(self.one(x)).flatten(1), F.relu(self.other(x)).flatten(1)], 1)
+        return self.head(F.relu(self.joint(both)))
+
+
+def test_a_network_that_would_be_followed_for_ever_is_refused() -> None:
+    with pytest.raises(sc.TraceError, match=r"FlattenedTwice: .*circles"):
+        trace(FlattenedTwice(), image())
+
+
+def test_weights_that_a_hook_computes_are_refused_by_name() -> None:
+    model, example = build("plain")
+    nn.utils.spectral_norm(model.conv2)  # type: ignore[arg-type]
+    with pytest.raises(sc.TraceError, match=r"conv2 computes its weight in a hook.*torch\.nn\.utils"):
+        trace(model, example)
+
+
+def test_layers_that_share_a_weight_are_left_alone_and_stay_tied() -> None:
+    model, example = build("tied")
+    graph = sc.inspect(model, example)
+    assert {group.key for group in graph.prunable} == {"last"}
+    assert graph.group["one"].fixed == "one shares its weights with other"
+    small = sc.prune(model, example, sc.Plan({"last": 0.5}), calibration=[image(20)])
+    assert small.get_parameter("one.weight") is small.get_submodule("other").weight
+
+
 # ---- examples --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shape", [(2, 4, 8, 8), (2, 3), (2, 3, 20, 20)])
 def test_an_example_of_the_wrong_shape_is_named(shape: tuple[int, ...]) -> None:
     model, _ = build("plain")
-    with pytest.raises(sc.TraceError, match=r"Plain does not run on the example input of shape \(" + ", ".join(map(str, shape))):
+    with pytest.raises(
+        sc.TraceError, match=r"Plain does not run on the example input of shape \(" + ", ".join(map(str, shape))
+    ):
         trace(model, torch.zeros(shape))
 
 

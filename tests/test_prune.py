@@ -408,6 +408,18 @@ def test_the_batch_size_of_the_example_does_not_matter(name: str) -> None:
     assert_same(run(one, data.inputs), run(other, data.inputs))
 
 
+def test_calibration_comes_in_many_forms() -> None:
+    x, labels = image(30), torch.zeros(30)
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, labels), batch_size=7)
+    for given in (x, [x], [(x, labels)], [x[:10], x[10:]], loader, iter([x])):
+        assert torch.equal(Calibration.gather(given).inputs[0], x)
+    assert len(Calibration.gather([x, x, x], most=50)) == 50
+    both = Calibration.gather([(x, labels, labels)], inputs=2)
+    assert [tuple(part.shape) for part in both.inputs] == [(30, 3, 8, 8), (30,)]
+    with pytest.raises(sc.DataError, match="holds 1 tensors; the model takes 2"):
+        Calibration.gather([x], inputs=2)
+
+
 # ---- batch norms -----------------------------------------------------------------------------------------------------
 
 
@@ -434,7 +446,7 @@ def test_recalibration_gives_every_example_the_same_weight(examples: int) -> Non
 
 
 def test_recalibration_is_taken_only_where_it_helps() -> None:
-    model, example = build("residual")
+    model, _ = build("residual")
     data = calibration("residual", 200)
     settled_on_data = copy.deepcopy(model)
     recalibrate(settled_on_data, data)

@@ -315,7 +315,7 @@ class TestDDPG(SearcherContract):
 
 class TestDDPGWithoutWarmUp(SearcherContract):
     def strategy(self, seed: int) -> Strategy:
-        return DDPG(seed=seed, warmup=0, hidden=8, batch=4, updates=2)
+        return DDPG(seed=seed, warmup=0, hidden=8, batch=4)
 
 
 class TestRandom(SearcherContract):
@@ -341,7 +341,7 @@ class TestDeep(SearcherContract):
 @pytest.mark.parametrize("strategy", [Random, DDPG])
 def test_another_seed_gives_other_plans(strategy: type[Strategy]) -> None:
     one, other = (play(strategy(seed=seed).start(space()), 0, 8) for seed in (0, 1))  # type: ignore[call-arg]
-    assert set(plan.digest for plan in one[3:]).isdisjoint(plan.digest for plan in other[3:])
+    assert {plan.digest for plan in one[3:]}.isdisjoint(plan.digest for plan in other[3:])
 
 
 def test_the_rules_prune_where_they_say() -> None:

@@ -299,10 +299,8 @@ def unbroken(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 @pytest.mark.parametrize(
     "kills",
     [
-        [("in evaluate", 1)],
         [("in evaluate", 14), ("in evaluate", 3)],
-        [("after the line", 0), ("after the line", 4), ("after the line", 11)],
-        [("after the line", 20), ("within the line", 23)],
+        [("after the line", 0), ("after the line", 11), ("within the line", 23)],
         [("within the line", 0), ("within the line", 7)],
         [("within the snapshot", 0)],
         [("after the snapshot", 0), ("in evaluate", 2)],

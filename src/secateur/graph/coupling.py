@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import torch_pruning
 from torch import nn
+from torch_pruning.dependency.group import Group
 
 from secateur.errors import TraceError
 from secateur.graph.graph import Side
@@ -35,6 +36,9 @@ CUTTABLE = (
     nn.PReLU,
 )
 PRODUCERS = (nn.Conv1d, nn.Conv2d, nn.Linear)
+
+MOST_STEPS = 10_000
+"""Statements about one layer's channels beyond which torch-pruning goes round in circles."""
 
 
 @dataclass
@@ -111,7 +115,8 @@ def couple(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> Coupling:
                 graph.build_dependency(model, inputs, verbose=False)
             if any("CopySlices" in node.name for node in graph.module2node.values()):
                 raise TraceError("it writes into a part of a tensor in place; use torch.cat or F.pad there")
-            statements = list(_statements(graph))
+            with _bounded(4 * max(size for parameter in model.parameters() for size in parameter.shape)):
+                statements = list(_statements(graph))
     except Exception as error:
         raise TraceError(
             f"cannot follow the channels through {type(model).__name__}: {type(error).__name__}: {error}. "
@@ -140,6 +145,23 @@ def _padded_with_zeros(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes.items():
             module.padding_mode = mode
+
+
+@contextmanager
+def _bounded(most: int) -> Iterator[None]:
+    """For a while, torch-pruning stops where it would follow channels round and round for ever."""
+    add = Group.add_dep
+
+    def add_dep(group: Any, dep: Any, idxs: Sequence[Any]) -> None:
+        if len(group) > MOST_STEPS or len(idxs) > most:
+            raise RecursionError("its concatenations or flattened pictures lead in circles")
+        add(group, dep, idxs)
+
+    Group.add_dep = add_dep
+    try:
+        yield
+    finally:
+        Group.add_dep = add
 
 
 @dataclass(frozen=True)

@@ -81,6 +81,11 @@ class Layer:
         return keep_out * area if self.kind == "depthwise" else keep_out * keep_in * area // self.groups
 
     @property
+    def features(self) -> int:
+        """Inputs that one output channel sees: input channels of its group times kernel area."""
+        return self.weights(self.in_channels, self.out_channels) // self.out_channels
+
+    @property
     def macs(self) -> int:
         """Multiply-adds of the dense layer for one example."""
         return self.positions * self.weights(self.in_channels, self.out_channels)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -41,15 +42,41 @@ def trace(model: nn.Module, example_input: Example) -> ModelGraph:
     with torch.inference_mode(False):
         inputs = tuple(x.clone() for x in as_inputs(example_input))
         private = private_copy(model)
+        _refuse_computed_weights(private)
         calls = _run(private, inputs)
         coupling = couple(private, inputs)
+    shared = _shared(private)
+    for place in (place for unit in coupling.units for place in unit if place[0] in shared):
+        coupling.blocked[place] = f"{place[0]} shares its weights with {shared[place[0]]}"
     groups, owners = _groups(private, coupling, calls)
     layers = tuple(_layer(name, private, calls, owners, len(inputs[0])) for name in calls.order)
+    layers = tuple(replace(layer, once=layer.once and layer.name not in shared) for layer in layers)
     graph = ModelGraph(layers, groups, count_costs(private, inputs), tuple(tuple(x.shape) for x in inputs))
     if not graph.prunable:
         reasons = "; ".join(f"{group.key}: {group.fixed}" for group in groups[:5]) or "it has no such layers"
         raise TraceError(f"nothing of {type(model).__name__} can be pruned ({reasons})")
     return graph
+
+
+def _refuse_computed_weights(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if isinstance(module, PRODUCERS) and "weight" not in module._parameters and not is_parametrized(module):
+            raise TraceError(
+                f"{name} computes its weight in a hook (spectral_norm, weight_norm, a pruning mask); make it a "
+                "plain parameter first, with the function of torch.nn.utils that removes what it added"
+            )
+
+
+def _shared(model: nn.Module) -> dict[str, str]:
+    """Modules that share a parameter with another module, and the name of that one."""
+    owner: dict[Tensor, str] = {}
+    shared: dict[str, str] = {}
+    for name, module in model.named_modules():
+        for parameter in module.parameters(recurse=False):
+            other = owner.setdefault(parameter, name)
+            if other != name:
+                shared |= {name: other, other: name}
+    return shared
 
 
 def as_inputs(example_input: Example) -> tuple[Tensor, ...]:

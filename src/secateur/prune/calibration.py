@@ -28,6 +28,7 @@ class Calibration:
 
         `inputs` is how many leading tensors of a batch the model takes. Raises DataError on none.
         """
+        batches = [batches] if isinstance(batches, Tensor) else batches  # one batch, not a sequence of examples
         columns: list[list[Tensor]] = [[] for _ in range(inputs)]
         seen = 0
         for batch in batches:
@@ -65,15 +66,19 @@ class Calibration:
 
 
 FEWEST_ROWS = 4096
+MOST_ELEMENTS = 2**27
+"""Of one layer's input rows, so that they fit in memory (0.5 GB)."""
 
 
 def sample_positions(layer: Layer, examples: int, rows: int) -> Tensor:
-    """Output positions to look at, [examples, per example], about `rows` in all and never very few.
+    """Output positions to look at, [examples, per example]: about `rows` for each input feature.
 
     All of a layer's positions where it has no more; else drawn with a seed that is the layer's name.
     """
     total = max(layer.positions, 1)
-    each = min(-(-max(rows, FEWEST_ROWS) // examples), total)
+    wide = layer.features * layer.groups
+    wanted = min(max(rows * layer.features, FEWEST_ROWS), MOST_ELEMENTS // wide)
+    each = min(max(-(-wanted // examples), 1), total)
     if each == total:
         return torch.arange(total).expand(examples, total)
     generator = torch.Generator().manual_seed(zlib.crc32(layer.name.encode()))

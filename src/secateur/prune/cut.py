@@ -56,6 +56,13 @@ class Cutter:
         self.graph = graph
         self._modules = dict(self.model.named_modules())
         self._dense = {name: own for name, module in self._modules.items() if (own := _tensors(module))}
+        first: dict[Tensor, tuple[str, str]] = {}
+        self._ties = {
+            (name, key): owner
+            for name, module in self._modules.items()
+            for key, parameter in module.named_parameters(recurse=False)
+            if (owner := first.setdefault(parameter, (name, key))) != (name, key)
+        }
         self._lengths = {
             name: (side_length(self._modules[name], "in"), side_length(self._modules[name], "out"))
             for name in {part.module for group in graph.groups for part in group.slices} | graph.layer.keys()
@@ -66,6 +73,8 @@ class Cutter:
         where = places(self.graph, kept)
         for name in self._dense:
             self._place(name, where.get((name, "in")), where.get((name, "out")))
+        for (name, key), (owner, its) in self._ties.items():
+            setattr(self._modules[name], key, getattr(self._modules[owner], its))
         return self.model
 
     def _place(self, name: str, inward: npt.NDArray[np.int64] | None, outward: npt.NDArray[np.int64] | None) -> None:

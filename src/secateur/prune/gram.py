@@ -20,11 +20,6 @@ LARGEST = 8192
 Grams = Mapping[str, Tensor]
 
 
-def features(layer: Layer) -> int:
-    """Input features of one output channel: input channels of its group times kernel area."""
-    return layer.weights(layer.in_channels, layer.out_channels) // layer.out_channels
-
-
 def refittable(graph: ModelGraph) -> tuple[Layer, ...]:
     """Layers that mix input channels of which some can be cut, and that are small enough to solve."""
     prunable = {group.key for group in graph.prunable}
@@ -34,7 +29,7 @@ def refittable(graph: ModelGraph) -> tuple[Layer, ...]:
         if layer.once
         and layer.kind != "depthwise"
         and prunable & set(layer.inputs.groups)
-        and features(layer) <= LARGEST
+        and layer.features <= LARGEST
     )
 
 
@@ -43,7 +38,7 @@ def collect(model: nn.Module, graph: ModelGraph, calibration: Calibration, batch
     layers = refittable(graph)
     grams: dict[str, Tensor] = {}
     seen: dict[str, int] = dict.fromkeys((layer.name for layer in layers), 0)
-    positions = {layer.name: sample_positions(layer, len(calibration), 32 * features(layer)) for layer in layers}
+    positions = {layer.name: sample_positions(layer, len(calibration), 32) for layer in layers}
 
     def look(layer: Layer, module: nn.Module, x: Tensor) -> None:
         start = seen[layer.name]

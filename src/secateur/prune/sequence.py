@@ -8,6 +8,7 @@ One forward pass of the pruned network does it: weights change while the pass go
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import torch
@@ -16,9 +17,11 @@ from torch import Tensor, nn
 from secateur.graph import Layer, ModelGraph, OperationLog
 from secateur.prune.calibration import Calibration, input_rows, output_rows, sample_positions, with_constant
 from secateur.prune.cut import Kept, places
-from secateur.prune.gram import LARGEST, features
+from secateur.prune.gram import LARGEST
 from secateur.prune.refit import has_offset, shift
 
+MOST_ACTIVATIONS = 2**29
+"""Elements of one layer's input and output, over all examples (2 GB)."""
 RIDGE = 1e-3
 """Pull towards the weights as they are, as a fraction of the mean energy of a layer's inputs."""
 
@@ -31,11 +34,9 @@ class SequentialRefit:
 
     def __init__(self, dense: nn.Module, graph: ModelGraph, calibration: Calibration, rows: int = 32) -> None:
         self.graph = graph
-        self.calibration = calibration
-        self.layers = [layer for layer in graph.layers if layer.once and features(layer) <= LARGEST]
-        self._positions = {
-            layer.name: sample_positions(layer, len(calibration), rows * features(layer)) for layer in self.layers
-        }
+        self.calibration = calibration.head(_affordable(graph))
+        self.layers = [layer for layer in graph.layers if layer.once and layer.features <= LARGEST]
+        self._positions = {layer.name: sample_positions(layer, len(self.calibration), rows) for layer in self.layers}
         self._joined = {layer.join.other for layer in self.layers if layer.join}
         self._targets: dict[str, Tensor] = {}
         self._shortcuts: dict[str, Tensor] = {}
@@ -97,6 +98,16 @@ class SequentialRefit:
         finally:
             for handle in handles:
                 handle.remove()
+
+
+def _affordable(graph: ModelGraph) -> int:
+    """How many examples may go through at once: the widest layer's input and output have to fit in memory."""
+    widest = max(
+        layer.in_channels * (math.prod(layer.in_hw) if layer.kind != "linear" else layer.positions)
+        + layer.out_channels * layer.positions
+        for layer in graph.layers
+    )
+    return max(MOST_ACTIVATIONS // widest, 1)
 
 
 def _before_norm(model: nn.Module, layer: Layer, drift: Tensor) -> Tensor:

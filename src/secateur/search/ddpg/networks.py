@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 def _linear(inward: int, outward: int) -> nn.Linear:
     """A layer without values yet: the caller's random numbers are not drawn from."""
-    return nn.utils.skip_init(nn.Linear, inward, outward)  # type: ignore[return-value]
+    layer: nn.Linear = nn.utils.skip_init(nn.Linear, inward, outward)
+    return layer
 
 
 def _initialise(layers: list[nn.Linear], generator: torch.Generator) -> None:
