@@ -66,7 +66,7 @@ def main() -> None:
     test = sc.accuracy(*shared_assets.test_images(dataset))
     rows = [row(name, network, setting, test) for name in setting.searchers]
     dense = 100 * test(network)
-    shown = [{key: value for key, value in entry.items() if key != "plan"} for entry in rows]
+    shown = [{key: value for key, value in entry.items() if key not in ("plan", "searched_at")} for entry in rows]
     record.show(f"ResNet-{setting.depth}, {BUDGET}, no fine-tuning; dense {dense:.2f}", shown)
     if not quick:
         place = record.write("cifar_resnet56", figures(rows, dense), rows)
@@ -130,6 +130,7 @@ def row(name: str, network: torch.nn.Module, setting: Setting, test: Any) -> dic
         "test_top1": 100 * test(small),
         "macs_fraction": 100 * count_costs(small, images[:1]).macs / count_costs(network, images[:1]).macs,
         "search_minutes": clock.seconds / 60,
+        "searched_at": record.commit(),
         "plan": study.best.plan.to_json(),
     }
     done.write_text(json.dumps(entry))

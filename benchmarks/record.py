@@ -19,15 +19,20 @@ from rich.table import Table
 HERE = Path(__file__).resolve().parent
 
 
+def commit() -> str:
+    """The commit that is checked out."""
+    git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=HERE, capture_output=True, text=True, check=False)
+    return git.stdout.strip()
+
+
 def write(name: str, figures: Mapping[str, float], rows: Sequence[Mapping[str, Any]]) -> Path:
     """Write results/NAME.json: command, date, commit, machine, flat figures, and the raw rows."""
-    git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=HERE, capture_output=True, text=True, check=False)
     place = HERE / "results" / f"{name}.json"
     place.parent.mkdir(exist_ok=True)
     result = {
         "command": f"python benchmarks/{Path(sys.argv[0]).name} {' '.join(sys.argv[1:])}".strip(),
         "date": datetime.date.today().isoformat(),
-        "commit": git.stdout.strip(),
+        "commit": commit(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}",
         "figures": dict(figures),
         "rows": list(rows),

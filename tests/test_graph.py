@@ -78,7 +78,7 @@ def test_norms_and_sums_that_follow_a_layer() -> None:
         "blocks.2.conv2": "blocks.2.bn2",
         "head": None,
     }
-    joined = {name for name, found in layer.items() if found.join}
+    joined = {name for name, found in layer.items() if found.shortcut is not None}
     assert joined == {"blocks.0.conv2", "blocks.1.conv2", "blocks.1.shortcut", "blocks.2.conv2"}
     assert all(found.norm is None for found in trace(*build("dense")).layers)
 

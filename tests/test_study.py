@@ -5,6 +5,8 @@ import math
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -509,3 +511,24 @@ def test_the_journal_module_writes_no_nan(tmp_path: Path) -> None:
     bad = sc.Outcome(math.nan, sc.Costs(1, 1, 1), 0.0, 0.0)
     with pytest.raises(ValueError, match="JSON"):
         journal.Journal(tmp_path / "j").append(trial(0, outcome=bad))
+
+
+def test_two_processes_do_not_share_a_folder(tmp_path: Path) -> None:
+    code = (
+        "import fcntl, os, sys, time\n"
+        "held = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)\n"
+        "fcntl.lockf(held, fcntl.LOCK_EX)\n"
+        "print('held', flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / ".lock")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert other.stdout is not None
+    assert other.stdout.readline() == b"held\n"
+    try:
+        with pytest.raises(sc.StudyError, match="another process is searching"):
+            RunFolder(tmp_path, {})
+    finally:
+        other.communicate()
+    RunFolder(tmp_path, {}).close()

@@ -38,24 +38,13 @@ class Extent:
 
 
 @dataclass(frozen=True)
-class Join:
-    """The sum that a layer's output runs into (a residual connection), by order of execution.
-
-    `add` is the ordinal of the addition among all tensor operations of a forward pass, `other` that of the
-    operation whose result is added to this layer's branch.
-    """
-
-    add: int
-    other: int
-
-
-@dataclass(frozen=True)
 class Layer:
     """Facts of one weighted operation, in the order of the forward pass.
 
     `positions` is how many times each weight is used for one example, so MACs = positions * weights. `once` says
     that the layer runs once in a forward pass, on one row of its input for each example.
-    `norm` names the batch norm that alone reads this layer's output; `join` the sum the output runs into.
+    `norm` names the batch norm that alone reads this layer's output. Where the output then runs into a residual
+    sum, `shortcut` is the ordinal, in a forward pass, of the operation whose result is added to it.
     """
 
     name: str
@@ -73,7 +62,7 @@ class Layer:
     outputs: Extent
     once: bool = field(default=True, repr=False)
     norm: str | None = None
-    join: Join | None = None
+    shortcut: int | None = None
 
     def weights(self, keep_in: int, keep_out: int) -> int:
         """Elements of the weight tensor once `keep_in` input and `keep_out` output channels are left."""

@@ -29,7 +29,7 @@ class OperationLog(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.wanted = frozenset(wanted)
         self.values: dict[int, Tensor] = {}
-        self.sums: dict[int, tuple[int, int]] = {}
+        self.sums: list[tuple[int, int]] = []
         self.readers: defaultdict[int, int] = defaultdict(int)
         self._keep_sums = keep_sums
         self._paused = False
@@ -81,7 +81,7 @@ class OperationLog(TorchDispatchMode):
         for ordinal in read:
             self.readers[ordinal] += 1
         if func in ADDITIONS and len(read) == 2 and args[0].shape == args[1].shape:
-            self.sums[number] = (read[0], read[1])
+            self.sums.append((read[0], read[1]))
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
                 self._made_by[id(leaf)] = number

@@ -15,7 +15,7 @@ from secateur.prune.calibration import Calibration
 from secateur.prune.cut import Cutter, Kept
 from secateur.prune.gram import collect
 from secateur.prune.order import Criterion, Orders, keep, rank
-from secateur.prune.recalibrate import recalibrate_if_better
+from secateur.prune.recalibrate import nearer, recalibrated
 from secateur.prune.refit import Refitter
 from secateur.prune.sequence import SequentialRefit
 
@@ -83,16 +83,26 @@ class Pruner:
         return candidate
 
     def final(self, counts: Mapping[str, int]) -> nn.Module:
-        """A network of its own for good: cut, refitted in sequence, recalibrated where that helps."""
+        """A network of its own for good: cut, refitted in sequence, recalibrated.
+
+        Each of the last two is taken only where it brings the answers, on calibration inputs held out from
+        it, nearer to the dense network's: few examples can be overfitted.
+        """
         kept = self.kept(counts)
         pruned = copy.deepcopy(self._quick(kept)).eval()
         held_out = len(self.calibration) // 5
         fit = self.calibration.head(len(self.calibration) - held_out)
+        check = self.calibration.tail(held_out) if held_out else fit
         if self.settings.sequential:
-            SequentialRefit(self.dense, self.graph, fit).apply(pruned, kept)
+            pruned = nearer(self._in_sequence(pruned, fit, kept), pruned, self.dense, check)
         if self.settings.recalibrate and held_out:
-            recalibrate_if_better(pruned, self.dense, fit, self.calibration.tail(held_out))
+            pruned = nearer(recalibrated(pruned, fit), pruned, self.dense, check)
         return pruned.requires_grad_(True)
+
+    def _in_sequence(self, pruned: nn.Module, fit: Calibration, kept: Kept) -> nn.Module:
+        refitted = copy.deepcopy(pruned)
+        SequentialRefit(self.dense, self.graph, fit).apply(refitted, kept)
+        return refitted
 
 
 def counts_of_plan(plan: Plan, graph: ModelGraph) -> dict[str, int]:

@@ -53,11 +53,14 @@ def _distance(mine: Tensor, theirs: Tensor) -> float:
     return float((mine - theirs).square().sum() / theirs.square().sum().clamp_min(1e-12))
 
 
-def recalibrate_if_better(model: nn.Module, reference: nn.Module, calibration: Calibration, check: Calibration) -> bool:
-    """Recalibrate in place only where that brings the answers on `check` closer to the reference's."""
-    trial = copy.deepcopy(model)
-    recalibrate(trial, calibration)
-    if disagreement(trial, reference, check) < disagreement(model, reference, check):
-        model.load_state_dict(trial.state_dict())
-        return True
-    return False
+def recalibrated(model: nn.Module, calibration: Calibration) -> nn.Module:
+    """A recalibrated copy."""
+    renewed = copy.deepcopy(model)
+    recalibrate(renewed, calibration)
+    return renewed
+
+
+def nearer(changed: nn.Module, model: nn.Module, reference: nn.Module, check: Calibration) -> nn.Module:
+    """Of a network and a changed form of it, the one whose answers on `check` are nearer to the reference's."""
+    better = disagreement(changed, reference, check) < disagreement(model, reference, check)
+    return changed if better else model

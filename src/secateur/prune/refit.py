@@ -20,8 +20,8 @@ from secateur.prune.gram import Grams
 
 RIDGE = 1e-4
 """Added to the diagonal of every Gram matrix, as a fraction of its mean: rank-deficient inputs stay solvable."""
-REMEMBERED = 512
-"""Solutions kept for later candidates: orders are nested, so the same input widths come back often."""
+REMEMBERED = 2**30
+"""Bytes of solutions kept for later candidates: orders are nested, so the same input widths come back often."""
 
 
 def has_offset(model: nn.Module, layer: Layer) -> bool:
@@ -50,6 +50,7 @@ class Refitter:
         self._weight = {name: model.get_parameter(f"{name}.weight").detach() for name in grams}
         self._offset = {name: has_offset(model, graph.layer[name]) for name in grams}
         self._solved: dict[tuple[str, bytes], tuple[Tensor, Tensor]] = {}
+        self._bytes = 0
         self._lock = threading.Lock()
 
     def apply(self, candidate: nn.Module, kept: Kept) -> None:
@@ -64,10 +65,7 @@ class Refitter:
         solution = self._solved.get(key)
         if solution is None:
             solution = self.solve(layer, inward)
-            with self._lock:
-                if len(self._solved) >= REMEMBERED:
-                    self._solved.pop(next(iter(self._solved)))
-                self._solved[key] = solution
+            self._remember(key, solution)
         weight, offset = solution
         outward = where.get((layer.name, "out"))
         if outward is not None:
@@ -77,6 +75,13 @@ class Refitter:
         target.data.copy_(weight.view(target.shape))
         if self._offset[layer.name]:
             shift(candidate, layer, offset)
+
+    def _remember(self, key: tuple[str, bytes], solution: tuple[Tensor, Tensor]) -> None:
+        with self._lock:
+            while self._solved and self._bytes > REMEMBERED:
+                self._bytes -= self._solved.pop(next(iter(self._solved)))[0].nbytes
+            self._bytes += solution[0].nbytes
+            self._solved[key] = solution
 
     def solve(self, layer: Layer, inward: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Weights [out, features kept] on the input channels `inward`, and the offset [out] they leave."""

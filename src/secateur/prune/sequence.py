@@ -37,7 +37,7 @@ class SequentialRefit:
         self.calibration = calibration.head(_affordable(graph))
         self.layers = [layer for layer in graph.layers if layer.once and layer.features <= LARGEST]
         self._positions = {layer.name: sample_positions(layer, len(self.calibration), rows) for layer in self.layers}
-        self._joined = {layer.join.other for layer in self.layers if layer.join}
+        self._joined = {layer.shortcut for layer in self.layers if layer.shortcut is not None}
         self._targets: dict[str, Tensor] = {}
         self._shortcuts: dict[str, Tensor] = {}
         self._remember(dense)
@@ -58,8 +58,8 @@ class SequentialRefit:
                 with torch.no_grad(), OperationLog(wanted=self._joined) as log:
                     dense(*batch)
                 for layer in self.layers:
-                    if layer.join and layer.join.other in log.values:
-                        rows = self._rows(layer, log.values[layer.join.other], start)
+                    if layer.shortcut in log.values:
+                        rows = self._rows(layer, log.values[layer.shortcut], start)
                         shortcuts[layer.name].append(rows)
                 start += len(batch[0])
         finally:
@@ -84,7 +84,7 @@ class SequentialRefit:
             with log.paused():
                 left = outward.get(layer.name, slice(None))
                 target = self._targets[layer.name][:, left]
-                shortcut = log.values.pop(layer.join.other, None) if layer.join else None
+                shortcut = None if layer.shortcut is None else log.values.pop(layer.shortcut, None)
                 if shortcut is not None:  # it is there only where it ran before this branch
                     drift = self._shortcuts[layer.name][:, left] - self._rows(layer, shortcut)
                     target = target + _before_norm(pruned, layer, drift)

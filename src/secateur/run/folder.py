@@ -12,6 +12,11 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks; there, two searches in one folder are the user's to avoid
+    fcntl = None  # type: ignore[assignment]
+
 from secateur.errors import StudyError
 from secateur.run.journal import Journal
 from secateur.search import State
@@ -28,8 +33,21 @@ class RunFolder:
             (self.path / ".writable").unlink()
         except OSError as error:
             raise StudyError(f"cannot write to the run folder {self.path}: {error.strerror}; name another") from error
+        self._lock()
         self._claim(json.loads(json.dumps(header)))
         self.journal = Journal(self.path / "journal.jsonl")
+
+    def _lock(self) -> None:
+        """Hold the folder until this process ends: two searches would tear each other's journal."""
+        if fcntl is None:
+            return
+        self._held = (self.path / ".lock").open("w")
+        try:
+            fcntl.lockf(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise StudyError(
+                f"another process is searching in {self.path}; wait for it, or use another folder"
+            ) from error
 
     def _claim(self, header: dict[str, Any]) -> None:
         place = self.path / "study.json"

@@ -78,6 +78,8 @@ class Loop:
                     self.folder.save_searcher(self.searcher.state(), done)
         finally:
             self.workers.close()
+            if self.folder:
+                self.folder.close()
         _ = self.study.best  # says the first cause where all have failed
         return self.study
 

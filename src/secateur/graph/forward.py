@@ -1,0 +1,96 @@
+"""One forward pass, watched: which layers run, on what shapes, and which norm and sum follow each."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from secateur.errors import TraceError
+from secateur.graph.coupling import PRODUCERS
+from secateur.graph.operations import OperationLog
+
+
+@dataclass
+class Calls:
+    """What one forward pass showed: input and output shapes of each layer, norms and sums that follow."""
+
+    order: list[str] = field(default_factory=list)
+    shapes: defaultdict[str, list[tuple[tuple[int, ...], tuple[int, ...]]]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
+    norms: dict[str, str] = field(default_factory=dict)
+    shortcuts: dict[str, int] = field(default_factory=dict)
+    tokens: set[str] = field(default_factory=set)
+    """Linear layers with [N, tokens, features] outputs: a batch norm on them goes by token, not by feature."""
+
+
+def watch(model: nn.Module, inputs: tuple[Tensor, ...]) -> Calls:
+    """Run the model once and note what its layers see. Raises TraceError where it does not run."""
+    calls = Calls()
+    log = OperationLog(keep_sums=True)
+    outputs: dict[str, int] = {}
+    norms: dict[str, list[tuple[int, int]]] = defaultdict(list)
+
+    def hook(name: str, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        if isinstance(module, PRODUCERS):
+            if name not in calls.shapes:
+                calls.order.append(name)
+            calls.shapes[name].append((tuple(args[0].shape), tuple(output.shape)))
+            outputs[name] = log.ordinal(output)
+            if isinstance(module, nn.Linear) and output.dim() > 2:
+                calls.tokens.add(name)
+        else:
+            norms[name].append((log.ordinal(args[0]), log.ordinal(output)))
+
+    with torch.no_grad(), _hooked(model, hook):
+        try:
+            with log:
+                for leaf in tree_leaves(model(*inputs)):
+                    log.readers[log.ordinal(leaf)] += 1
+        except Exception as error:
+            shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
+            raise TraceError(
+                f"{type(model).__name__} does not run on the example input of shape {shapes}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+    _follow(calls, log, outputs, norms)
+    return calls
+
+
+def _follow(calls: Calls, log: OperationLog, outputs: dict[str, int], norms: dict[str, list[tuple[int, int]]]) -> None:
+    """Find the norm that alone reads a layer's output, and the sum that the branch then runs into."""
+    for name, ordinal in outputs.items():
+        if len(calls.shapes[name]) != 1:
+            continue
+        for norm, uses in norms.items() if name not in calls.tokens else ():
+            if len(uses) == 1 and uses[0][0] == ordinal and log.readers[ordinal] == 1:
+                calls.norms[name], ordinal = norm, uses[0][1]
+                break
+        for terms in log.sums:
+            if ordinal in terms and log.readers[ordinal] == 1:
+                other = terms[0] if terms[1] == ordinal else terms[1]
+                if other > 0:
+                    calls.shortcuts[name] = other
+
+
+@contextmanager
+def _hooked(model: nn.Module, hook: Any) -> Iterator[None]:
+    """Call `hook(name, module, args, output)` after every layer and batch norm."""
+    watched = (*PRODUCERS, nn.BatchNorm1d, nn.BatchNorm2d)
+    handles = [
+        module.register_forward_hook(lambda m, args, out, name=name: hook(name, m, args, out))
+        for name, module in model.named_modules()
+        if isinstance(module, watched)
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
