@@ -382,7 +382,7 @@ def test_each_step_brings_the_answers_nearer(name: str) -> None:
     small = [sc.prune(model, example, plan_of(graph, counts), calibration=[seen.inputs], settings=s) for s in steps]
     crude, refitted, in_sequence = (disagreement(each, model, unseen) for each in small)
     assert refitted < 0.5 * crude, f"refit {refitted:.4f}, magnitude {crude:.4f}"
-    assert in_sequence < refitted, f"in sequence {in_sequence:.4f}, at once {refitted:.4f}"
+    assert in_sequence <= refitted, f"in sequence {in_sequence:.4f}, at once {refitted:.4f}"
 
 
 def test_a_sum_written_in_place_is_refitted_as_one_written_anew() -> None:

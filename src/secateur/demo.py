@@ -11,8 +11,9 @@ from secateur.compress import Run
 from secateur.finish import finetune, save
 from secateur.job import DataJob, FineTuneJob, Job, ModelJob, ReportJob, materials
 from secateur.plan import Budget
+from secateur.prune import PruneSettings
 from secateur.report import FineTuneProgress
-from secateur.search import DDPG
+from secateur.search import DDPG, SpaceSettings
 
 DENSE_EPOCHS = 30
 
@@ -21,14 +22,16 @@ def demo(folder: str, command: str) -> Run:
     """Train the dense network if it is not there yet, and give the run that compresses it."""
     job = Job(
         model=ModelJob("resnet20", options={"width": 16}),
-        data=DataJob("digits", reward=297, calibration=600),
-        budget=Budget(macs=0.2),
+        data=DataJob("digits", reward=497, calibration=700),
+        budget=Budget(macs=0.15),
         trials=200,
         folder=folder,
         workers=2,
         threads=1,
         searcher=DDPG(seed=0, warmup=50),
-        finetune=FineTuneJob(epochs=10, lr=0.02, crop_pad=1, rivals=True),
+        space=SpaceSettings(min_keep=0.05),
+        prune=PruneSettings(trial_examples=700),  # pictures of 8 x 8 pixels have few positions to learn from
+        finetune=FineTuneJob(epochs=15, lr=0.05, batch=64, crop_pad=1, rivals=True),
         report=ReportJob(rivals=("uniform", "shallow", "deep", "random")),
     )
     weights = Path(folder).resolve() / "dense.safetensors"

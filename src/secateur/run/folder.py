@@ -38,16 +38,18 @@ class RunFolder:
         self.journal = Journal(self.path / "journal.jsonl")
 
     def _lock(self) -> None:
-        """Hold the folder until this process ends: two searches would tear each other's journal."""
-        if fcntl is None:
-            return
-        self._held = (self.path / ".lock").open("w")
+        """Hold the folder against other processes: two searches would tear each other's journal."""
+        self._held = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT)
         try:
-            fcntl.lockf(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if fcntl is not None:
+                fcntl.lockf(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise StudyError(
-                f"another process is searching in {self.path}; wait for it, or use another folder"
-            ) from error
+            os.close(self._held)
+            raise StudyError(f"another process is searching in {self.path}; wait for it, or name another") from error
+
+    def close(self) -> None:
+        """Let other processes in."""
+        os.close(self._held)
 
     def _claim(self, header: dict[str, Any]) -> None:
         place = self.path / "study.json"
