@@ -116,7 +116,6 @@ class ModelGraph:
     layers: tuple[Layer, ...]
     groups: tuple[ChannelGroup, ...]
     dense: Costs
-    example_shapes: tuple[tuple[int, ...], ...] = field(default=())
 
     @cached_property
     def layer(self) -> Mapping[str, Layer]:

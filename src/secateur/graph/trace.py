@@ -35,7 +35,7 @@ def trace(model: nn.Module, example_input: Example) -> ModelGraph:
     groups, owners = group_channels(private, coupling, calls)
     layers = tuple(describe_layer(name, private, calls, owners, len(inputs[0])) for name in calls.order)
     layers = tuple(replace(layer, once=layer.once and layer.name not in shared) for layer in layers)
-    graph = ModelGraph(layers, groups, count_costs(private, inputs), tuple(tuple(x.shape) for x in inputs))
+    graph = ModelGraph(layers, groups, count_costs(private, inputs))
     if not graph.prunable:
         reasons = "; ".join(f"{group.key}: {group.fixed}" for group in groups[:5]) or "it has no such layers"
         raise TraceError(f"nothing of {type(model).__name__} can be pruned ({reasons})")

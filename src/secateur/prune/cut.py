@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.errors import PlanError
-from secateur.graph import Counts, ModelGraph, Side
+from secateur.graph import ModelGraph, Side
 from secateur.graph.coupling import side_length
 
 Kept = Mapping[str, npt.NDArray[np.int64]]
@@ -127,8 +127,3 @@ def resize(module: nn.Module, length_in: int, length_out: int, depthwise: bool =
         module.num_channels = length_out
     elif isinstance(module, nn.PReLU):
         module.num_parameters = length_out
-
-
-def counts_of(kept: Kept) -> Counts:
-    """How many units stay of each group."""
-    return {key: len(units) for key, units in kept.items()}
