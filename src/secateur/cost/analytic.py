@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from secateur.graph import ChannelGroup, Layer
+import numpy as np
+import numpy.typing as npt
+
+from secateur.graph import ChannelGroup, Count, Layer
+
+Cost = npt.NDArray[np.float64]
+"""One number, or as many as there were counts."""
 
 
 class CostModel(Protocol):
@@ -12,8 +18,8 @@ class CostModel(Protocol):
 
     metric: str
 
-    def layer_cost(self, layer: Layer, keep_in: int, keep_out: int) -> float:
-        """Cost of the layer with `keep_in` input and `keep_out` output channels left."""
+    def layer_cost(self, layer: Layer, keep_in: Count, keep_out: Count) -> Cost:
+        """Cost of the layer with `keep_in` input and `keep_out` output channels left: numbers, or arrays of them."""
 
     def unit_cost(self, group: ChannelGroup) -> float:
         """Cost of one unit of the group beside the weights of layers: biases and norms."""
@@ -24,9 +30,9 @@ class Macs:
 
     metric = "macs"
 
-    def layer_cost(self, layer: Layer, keep_in: int, keep_out: int) -> float:
+    def layer_cost(self, layer: Layer, keep_in: Count, keep_out: Count) -> Cost:
         """Each weight is used once a position."""
-        return layer.positions * layer.weights(keep_in, keep_out)
+        return np.asarray(layer.positions * layer.weights(keep_in, keep_out), dtype=np.float64)
 
     def unit_cost(self, group: ChannelGroup) -> float:
         """Biases and norms are not counted."""
@@ -38,9 +44,9 @@ class Params:
 
     metric = "params"
 
-    def layer_cost(self, layer: Layer, keep_in: int, keep_out: int) -> float:
+    def layer_cost(self, layer: Layer, keep_in: Count, keep_out: Count) -> Cost:
         """Elements of the weight tensor."""
-        return layer.weights(keep_in, keep_out)
+        return np.asarray(layer.weights(keep_in, keep_out), dtype=np.float64)
 
     def unit_cost(self, group: ChannelGroup) -> float:
         """Biases and the affine parts of norms."""
@@ -52,9 +58,9 @@ class Bytes:
 
     metric = "bytes"
 
-    def layer_cost(self, layer: Layer, keep_in: int, keep_out: int) -> float:
+    def layer_cost(self, layer: Layer, keep_in: Count, keep_out: Count) -> Cost:
         """Elements of the weight tensor times their size."""
-        return layer.weights(keep_in, keep_out) * layer.itemsize
+        return np.asarray(layer.weights(keep_in, keep_out) * layer.itemsize, dtype=np.float64)
 
     def unit_cost(self, group: ChannelGroup) -> float:
         """Biases, norms and their statistics."""

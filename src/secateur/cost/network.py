@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
+
 from secateur.cost.analytic import Bytes, CostModel, Macs, Params
 from secateur.graph import Counts, Layer, ModelGraph
 from secateur.plan import Costs
+
+Curve = npt.NDArray[np.float64]
 
 
 class NetworkCost:
@@ -14,33 +19,51 @@ class NetworkCost:
         self.graph = graph
         self.model = model
         self.dense = float(graph.dense[model.metric])
-        self._memo: dict[tuple[str, int, int], float] = {}
-        self._touched: dict[str, tuple[Layer, ...]] = {
-            group.key: tuple(x for x in graph.layers if group.key in (*x.inputs.groups, *x.outputs.groups))
-            for group in graph.groups
-        }
-        self._unit = {group.key: model.unit_cost(group) for group in graph.groups}
+        self._curves: dict[tuple[object, ...], Curve] = {}
+        self._touched: dict[str, list[tuple[Layer, list[tuple[str, int]]]]] = {}
+        self._units: dict[str, Curve] = {}
+        for group in graph.groups:
+            layers = [x for x in graph.layers if group.key in (*x.inputs.groups, *x.outputs.groups)]
+            self._touched[group.key] = [(layer, self._others(layer, group.key)) for layer in layers]
+            self._units[group.key] = model.unit_cost(group) * np.arange(group.width + 1.0)
+
+    def _others(self, layer: Layer, key: str) -> list[tuple[str, int]]:
+        others = {*layer.inputs.groups, *layer.outputs.groups} - {key}
+        groups = [self.graph.group[other] for other in sorted(others)]
+        return [(group.key, group.width) for group in groups if not group.fixed]
 
     def __call__(self, counts: Counts) -> float:
         """Cost with `counts[key]` units left of each group; groups left out stay whole."""
-        touched = {layer.name: layer for key in counts for layer in self._touched[key]}
-        saved = sum(self._layer(layer, {}) - self._layer(layer, counts) for layer in touched.values())
+        cost = self.dense
+        so_far: dict[str, int] = {}
         for key, count in counts.items():
-            saved += (self.graph.group[key].width - count) * self._unit[key]
-        return self.dense - saved
+            cost += self.step(so_far, key, count)
+            so_far[key] = count
+        return cost
 
     def step(self, counts: Counts, key: str, count: int) -> float:
-        """How much the cost changes when group `key` goes from `counts[key]` to `count`; few layers are priced."""
-        moved = {**counts, key: count}
-        before = counts.get(key, self.graph.group[key].width)
-        layers = sum(self._layer(x, moved) - self._layer(x, counts) for x in self._touched[key])
-        return layers + (count - before) * self._unit[key]
+        """How much the cost changes when group `key` goes from `counts[key]` to `count`."""
+        curve = self.curve(counts, key)
+        return float(curve[count] - curve[counts.get(key, len(curve) - 1)])
 
-    def _layer(self, layer: Layer, counts: Counts) -> float:
-        key = (layer.name, layer.inputs.size(counts), layer.outputs.size(counts))
-        if key not in self._memo:
-            self._memo[key] = self.model.layer_cost(layer, key[1], key[2])
-        return self._memo[key]
+    def curve(self, counts: Counts, key: str) -> Curve:
+        """The part of the cost that group `key` has a say in, with 0, 1, ..., all of its units: [width + 1].
+
+        Only differences within one curve mean anything. Every layer's part is remembered: it depends on no
+        more than the counts of the other groups that share the layer.
+        """
+        total = self._units[key]
+        for layer, others in self._touched[key]:
+            near = (layer.name, key, *[counts.get(other, width) for other, width in others])
+            curve = self._curves.get(near)
+            if curve is None:
+                curve = self._curves[near] = self._layer_curve(layer, counts, key)
+            total = total + curve
+        return total
+
+    def _layer_curve(self, layer: Layer, counts: Counts, key: str) -> Curve:
+        moved = {**counts, key: np.arange(self.graph.group[key].width + 1)}
+        return self.model.layer_cost(layer, layer.inputs.size(moved), layer.outputs.size(moved))
 
 
 def costs(graph: ModelGraph, counts: Counts) -> Costs:

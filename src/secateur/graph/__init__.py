@@ -1,13 +1,14 @@
 """WHAT THE NETWORK IS: layers, channel groups, and how they are read from a model."""
 
 from secateur.graph.count import count_costs
-from secateur.graph.graph import ChannelGroup, Counts, Extent, Layer, ModelGraph, Side, Slice
+from secateur.graph.graph import ChannelGroup, Count, Counts, Extent, Layer, ModelGraph, Side, Slice
 from secateur.graph.operations import OperationLog
 from secateur.graph.private import Example, as_inputs, private_copy
 from secateur.graph.trace import trace
 
 __all__ = [
     "ChannelGroup",
+    "Count",
     "Counts",
     "Example",
     "Extent",

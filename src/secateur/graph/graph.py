@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,8 @@ from secateur.plan import Costs
 
 Side = Literal["in", "out"]
 Index = npt.NDArray[np.int64]
+Count = int | npt.NDArray[np.int64]
+"""A number of units or channels, or an array of such numbers to be priced at once."""
 Counts = Mapping[str, int]
 """Group key -> units kept. A group that is absent is kept whole."""
 
@@ -27,8 +29,8 @@ class Extent:
     parts: tuple[tuple[str, int, int], ...] = ()
     """(group key, channels of this side per unit, width of the group)"""
 
-    def size(self, counts: Counts) -> int:
-        """Channels left on this side."""
+    def size(self, counts: Mapping[str, Any]) -> Any:
+        """Channels left on this side: a number, or an array where the counts are arrays."""
         return self.fixed + sum(counts.get(key, width) * per_unit for key, per_unit, width in self.parts)
 
     @property
@@ -64,20 +66,20 @@ class Layer:
     norm: str | None = None
     shortcut: int | None = None
 
-    def weights(self, keep_in: int, keep_out: int) -> int:
-        """Elements of the weight tensor once `keep_in` input and `keep_out` output channels are left."""
+    def weights(self, keep_in: Any, keep_out: Any) -> Any:
+        """Elements of the weight tensor once `keep_in` input and `keep_out` output channels are left (or arrays)."""
         area = int(np.prod(self.kernel))
         return keep_out * area if self.kind == "depthwise" else keep_out * keep_in * area // self.groups
 
     @property
     def features(self) -> int:
         """Inputs that one output channel sees: input channels of its group times kernel area."""
-        return self.weights(self.in_channels, self.out_channels) // self.out_channels
+        return int(self.weights(self.in_channels, self.out_channels)) // self.out_channels
 
     @property
     def macs(self) -> int:
         """Multiply-adds of the dense layer for one example."""
-        return self.positions * self.weights(self.in_channels, self.out_channels)
+        return self.positions * int(self.weights(self.in_channels, self.out_channels))
 
 
 @dataclass(frozen=True, eq=False)

@@ -96,30 +96,48 @@ def input_rows(module: nn.Module, x: Tensor, positions: Tensor) -> Tensor:
         tokens = x.reshape(examples, -1, x.shape[-1])
         return tokens[torch.arange(examples, device=x.device)[:, None], positions].reshape(-1, 1, x.shape[-1])
     assert isinstance(module, (nn.Conv1d, nn.Conv2d))
-    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
-    padded = F.pad(x, module._reversed_padding_repeated_twice, mode=mode)
+    if module.padding_mode != "zeros":
+        x = F.pad(x, module._reversed_padding_repeated_twice, mode=module.padding_mode)
     flat = isinstance(module, nn.Conv1d)
-    padded = padded[:, :, None] if flat else padded
-    kernel = (1, *module.kernel_size) if flat else module.kernel_size
-    stride = (1, *module.stride) if flat else module.stride
-    dilation = (1, *module.dilation) if flat else module.dilation
-    height, width = padded.shape[2:]
-    columns = (width - dilation[1] * (kernel[1] - 1) - 1) // stride[1] + 1
-    corner = (positions // columns) * stride[0] * width + (positions % columns) * stride[1]
-    reach = (torch.arange(kernel[0])[:, None] * dilation[0] * width + torch.arange(kernel[1]) * dilation[1]).ravel()
-    image = torch.arange(examples, device=x.device)[:, None, None] * (height * width)
-    index = image + corner[:, :, None] + reach.to(x.device)
-    pixels = padded.permute(0, 2, 3, 1).reshape(-1, padded.shape[1])[index.ravel()]
-    rows = pixels.view(examples * each, len(reach), padded.shape[1]).transpose(1, 2)
-    return rows.reshape(examples * each, module.groups, -1)
+    x = x[:, :, None] if flat else x
+    row, column, inside = _reach(module, positions, x.shape[2:], flat)
+    example = torch.arange(examples, device=x.device)[:, None, None]
+    pixels = x.permute(0, 2, 3, 1)[example, row, column]  # [N, P, taps, channels]: nothing else is copied
+    if inside is not None:
+        pixels = pixels * inside[..., None]
+    return pixels.flatten(0, 1).transpose(1, 2).reshape(examples * each, module.groups, -1)
+
+
+def _reach(
+    module: nn.Conv1d | nn.Conv2d, positions: Tensor, shape: torch.Size, flat: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Row and column of every input pixel [N, P, taps] that an output reads, and which lie inside, if not all do."""
+    one = (1,) if flat else ()
+    kernel, stride, dilation = ((*one, *each) for each in (module.kernel_size, module.stride, module.dilation))
+    padding = [0, 0, 0, 0]
+    if module.padding_mode == "zeros":
+        padding = [*module._reversed_padding_repeated_twice, *([0, 0] if flat else [])]
+    height, width = shape
+    columns = (width + padding[0] + padding[1] - dilation[1] * (kernel[1] - 1) - 1) // stride[1] + 1
+    down = torch.arange(kernel[0]).repeat_interleave(kernel[1]) * dilation[0] - padding[2]
+    right = torch.arange(kernel[1]).repeat(kernel[0]) * dilation[1] - padding[0]
+    row = (positions // columns * stride[0])[..., None] + down.to(positions.device)
+    column = (positions % columns * stride[1])[..., None] + right.to(positions.device)
+    if not any(padding):
+        return row, column, None
+    inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+    return row.clamp(0, height - 1), column.clamp(0, width - 1), inside
 
 
 def output_rows(y: Tensor, positions: Tensor, convolution: bool) -> Tensor:
     """A layer's outputs (or anything of their shape) at `positions` [N, P]: [N * P, out channels]."""
     examples = len(positions)
-    tokens = y.flatten(2).transpose(1, 2) if convolution else y.reshape(examples, -1, y.shape[-1])
     index = torch.arange(examples, device=y.device)[:, None]
-    return tokens[index, positions.to(y.device)].flatten(0, 1)
+    positions = positions.to(y.device)
+    if convolution and y.dim() == 4:
+        return y.permute(0, 2, 3, 1)[index, positions // y.shape[3], positions % y.shape[3]].flatten(0, 1)
+    tokens = y.flatten(2).transpose(1, 2) if convolution else y.reshape(examples, -1, y.shape[-1])
+    return tokens[index, positions].flatten(0, 1)
 
 
 def with_constant(rows: Tensor) -> Tensor:

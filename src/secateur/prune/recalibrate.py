@@ -5,10 +5,10 @@ from __future__ import annotations
 import copy
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from secateur.answers import cosine
 from secateur.prune.calibration import Calibration
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -34,8 +34,8 @@ def recalibrate(model: nn.Module, calibration: Calibration, batch_size: int = 25
 
 
 def disagreement(model: nn.Module, reference: nn.Module, calibration: Calibration) -> float:
-    """How far a network's answers are from the reference's: mean KL divergence of logits [N, classes], in
-    nats, else the squared error as a share of the reference's energy; the sum over all that it returns.
+    """How far a network's answers are from the reference's: 1 - cosine of logits [N, classes] about their mean,
+    else the squared error as a share of the reference's energy; the sum over all that it returns.
     Needs no labels."""
     total = 0.0
     with torch.no_grad():
@@ -48,8 +48,7 @@ def disagreement(model: nn.Module, reference: nn.Module, calibration: Calibratio
 
 def _distance(mine: Tensor, theirs: Tensor) -> float:
     if mine.dim() == 2 and mine.shape[1] > 1:
-        ours, target = F.log_softmax(mine, 1), F.log_softmax(theirs, 1)
-        return float(F.kl_div(ours, target, reduction="batchmean", log_target=True))
+        return float(1 - cosine(mine, theirs).mean())
     return float((mine - theirs).square().sum() / theirs.square().sum().clamp_min(1e-12))
 
 

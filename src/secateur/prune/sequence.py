@@ -40,6 +40,9 @@ class SequentialRefit:
         self._joined = {layer.shortcut for layer in self.layers if layer.shortcut is not None}
         self._targets: dict[str, Tensor] = {}
         self._shortcuts: dict[str, Tensor] = {}
+        self._inputs = tuple(
+            x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x for x in self.calibration.inputs
+        )
         self._remember(dense)
 
     def _remember(self, dense: nn.Module) -> None:
@@ -92,9 +95,10 @@ class SequentialRefit:
                 _fit(pruned, layer, with_constant(rows), target)
 
         handles = [pruned.get_submodule(x.name).register_forward_pre_hook(partial(fit, x)) for x in self.layers]
+        pruned.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         try:
             with torch.no_grad(), OperationLog(wanted=self._joined) as log:
-                pruned(*self.calibration.inputs)
+                pruned(*self._inputs)
         finally:
             for handle in handles:
                 handle.remove()
@@ -134,11 +138,21 @@ def _fit(model: nn.Module, layer: Layer, rows: Tensor, target: Tensor) -> None:
     x = (rows if offset else rows[..., :-1]).transpose(0, 1)
     y = x[..., : weight.shape[2]] @ weight.transpose(1, 2) + bias.unflatten(0, weight.shape[:2])[:, None]
     missing = target.unflatten(1, weight.shape[:2]).transpose(0, 1) - y
-    square = (x.transpose(1, 2) @ x).double()
+    square = x.transpose(1, 2) @ x
     diagonal = square.diagonal(dim1=1, dim2=2)
     diagonal.add_(RIDGE * diagonal[:, : weight.shape[2]].mean(1, keepdim=True) + 1e-9)
-    change = torch.linalg.solve(square, (x.transpose(1, 2) @ missing).double()).to(weight.dtype)
+    change = _solve(square, x.transpose(1, 2) @ missing)
     moved = weight + change[:, : weight.shape[2]].transpose(1, 2)
     module.weight.data.copy_(moved.flatten(0, 1).view_as(module.weight))
     if offset:
         shift(model, layer, change[:, -1].flatten())
+
+
+def _solve(square: Tensor, right: Tensor) -> Tensor:
+    """Solve a positive definite system [groups, D, D]; in double precision where single does not reach."""
+    factor, failed = torch.linalg.cholesky_ex(square)
+    if not failed.any():
+        solved: Tensor = torch.cholesky_solve(right, factor)
+    else:
+        solved = torch.linalg.solve(square.double(), right.double()).to(right.dtype)
+    return solved

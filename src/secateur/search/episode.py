@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from secateur.plan import Plan
+from secateur.plan import Plan, Site
 from secateur.search.space import SearchSpace
 
 Array = npt.NDArray[np.float32]
 
 FEATURES = ("t", "n", "c", "h", "w", "stride", "k", "cost", "reduced", "rest", "a_tm1")
 """The paper's eleven features; `cost` is FLOPs[t], in the metric of the budget."""
+REDUCED, A_TM1 = FEATURES.index("reduced"), FEATURES.index("a_tm1")
 
 
 class Episode:
@@ -22,77 +23,93 @@ class Episode:
     both as fractions of the dense network.
     """
 
-    def __init__(self, space: SearchSpace) -> None:
+    def __init__(self, space: SearchSpace, limit: float | None = None) -> None:
         self.space = space
-        self._facts = _facts(space)
-        self._counts: dict[str, int] = {}
-        self._keep_tm1 = 0.0
+        self.limit = space.limit if limit is None else limit
+        self._facts = site_facts(space)
+        self._choices = [np.array(site.counts) for site in space.sites]
+        self._dense = {site.key: site.width for site in space.sites}
+        self._floor = {site.key: site.least for site in space.sites}
+        self._room = self.limit - space.cost(self._floor)
+        self.reset()
 
     def __len__(self) -> int:
         return len(self.space.sites)
 
     def reset(self) -> Array:
         """Start again; the first state."""
-        self._counts, self._keep_tm1 = {}, 0.0
+        self._number = 0
+        self._keep_tm1 = 0.0
+        self._so_far = dict(self._dense)  # what is not decided yet counts as whole here, and as least there
+        self._at_least = dict(self._floor)
+        self._saved, self._spare = 0.0, self._room
         return self._state()
 
     @property
     def least(self) -> float:
         """The smallest fraction that may be kept at the site now shown."""
-        site = self.space.sites[len(self._counts)]
+        site = self.space.sites[self._number]
         return site.keep(site.least)
 
     @property
     def most(self) -> float:
-        """The largest fraction that still lets the sites to come meet the budget."""
-        number = len(self._counts)
-        return self.space.sites[number].keep(self.space.ceiling(self._counts, number))
+        """The largest fraction that still lets the sites to come meet the budget (AMC, algorithm 1)."""
+        site = self.space.sites[self._number]
+        return site.keep(self._ceiling(site))
+
+    def _ceiling(self, site: Site) -> int:
+        """As `space.ceiling` has it, with what was spent so far remembered."""
+        curve = self.space.cost.curve(self._at_least, site.key)
+        choices = self._choices[self._number]
+        affordable = choices[curve[choices] - curve[site.least] <= self._spare]
+        return int(affordable[-1]) if len(affordable) else site.least
 
     def step(self, keep: float) -> Array:
         """Decide the site now shown; the next state, or the same facts with all decided at the end.
 
         `keep` is limited to [least, most] and rounded as the site does.
         """
-        number = len(self._counts)
-        site = self.space.sites[number]
-        count = min(site.count(keep), self.space.ceiling(self._counts, number))
-        self._counts[site.key] = count
+        site = self.space.sites[self._number]
+        return self._decide(site, min(site.count(keep), self._ceiling(site)))
+
+    def _decide(self, site: Site, count: int) -> Array:
+        cost = self.space.cost
+        least, dense = cost.curve(self._at_least, site.key), cost.curve(self._so_far, site.key)
+        self._spare -= least[count] - least[site.least]
+        self._saved += dense[site.width] - dense[count]
+        self._at_least[site.key] = self._so_far[site.key] = count
         self._keep_tm1 = site.keep(count)
+        self._number += 1
         return self._state()
 
     @property
     def done(self) -> bool:
         """Whether every site is decided."""
-        return len(self._counts) == len(self.space.sites)
+        return self._number == len(self.space.sites)
 
     @property
     def keeps(self) -> list[float]:
         """The fractions decided so far."""
-        pairs = zip(self.space.sites, self._counts.values(), strict=False)
-        return [site.keep(count) for site, count in pairs]
+        return [site.keep(self._so_far[site.key]) for site in self.space.sites[: self._number]]
 
     def states_of(self, plan: Plan) -> Array:
         """The states that lead to `plan`, [sites, 11]: what the agent would have seen on the way."""
         states = [self.reset()]
         for site in self.space.sites[:-1]:
-            self._counts[site.key] = site.count(plan[site.key])
-            self._keep_tm1 = site.keep(self._counts[site.key])
-            states.append(self._state())
+            states.append(self._decide(site, site.count(plan[site.key])))
         return np.stack(states).astype(np.float32)
 
     def _state(self) -> Array:
-        number = min(len(self._counts), len(self.space.sites) - 1)
-        state: Array = self._facts[number].copy()
-        reduced = 1.0 - self.space.cost(self._counts) / self.space.cost.dense
-        state[FEATURES.index("reduced")] = reduced
-        state[FEATURES.index("a_tm1")] = self._keep_tm1
+        state: Array = self._facts[min(self._number, len(self.space.sites) - 1)].copy()
+        state[REDUCED] = self._saved / self.space.cost.dense
+        state[A_TM1] = self._keep_tm1
         return state
 
 
-def _facts(space: SearchSpace) -> Array:
-    """The features that no decision changes, each scaled by its largest value over the sites."""
+def site_facts(space: SearchSpace) -> Array:
+    """The features that no decision changes, [sites, 11], each scaled by its largest value over the sites."""
     graph, cost = space.graph, space.cost
-    prices = [cost.model.layer_cost(layer, layer.in_channels, layer.out_channels) for layer in graph.layers]
+    prices = [float(cost.model.layer_cost(layer, layer.in_channels, layer.out_channels)) for layer in graph.layers]
     rank = {layer.name: number for number, layer in enumerate(graph.layers)}
     rows = []
     for number, site in enumerate(space.sites):
