@@ -1,5 +1,6 @@
 """WHERE A MODEL REALLY RUNS: one file a runtime."""
 
-from secateur.runtimes.eager import latencies_ms
+from secateur.runtimes.eager import Eager, latencies_ms
+from secateur.runtimes.engine import ENGINES, Engine, engine
 
-__all__ = ["latencies_ms"]
+__all__ = ["ENGINES", "Eager", "Engine", "engine", "latencies_ms"]

@@ -1,0 +1,43 @@
+"""What answers for a candidate while it is scored: torch itself, or a runtime that is quicker on the CPU."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from secateur.errors import JobError
+from secateur.runtimes.eager import Eager
+
+ENGINES = ("torch", "openvino", "openvino-int8")
+
+
+class Engine(Protocol):
+    """Makes a network quick to evaluate. One a thread: it is not shared."""
+
+    def __call__(self, network: nn.Module) -> nn.Module:
+        """The same answers, faster; valid until the next call, and only while `network` is left as it is."""
+
+
+def engine(name: str, dense: nn.Module, example: tuple[Tensor, ...], calibration: tuple[Tensor, ...]) -> Engine:
+    """The engine called `name`; what it makes takes inputs of the same sizes as here, but for N, at its full speed.
+
+    Args:
+        name: torch (channels-last), openvino (the same answers but for rounding) or openvino-int8 (8-bit weights and
+            activations: one prediction in two hundred is another for ResNet-56 on CIFAR-10, one in twenty for
+            MobileNet-V1 on ImageNet).
+        dense: the network before pruning, in eval mode; its norms may be folded or not.
+        example: the inputs of one forward pass, each [N, ...].
+        calibration: more of them, on which the ranges of activations are measured (256 at most are used) and
+            every candidate's first answers are checked against torch's. Empty: the example serves.
+
+    Raises:
+        JobError: there is no engine of that name, or what it needs is not installed.
+    """
+    if name not in ENGINES:
+        raise JobError(f"no engine is called {name!r}; choose one of {', '.join(ENGINES)}")
+    if name == "torch":
+        return Eager()
+    from secateur.runtimes.openvino import OpenVino
+
+    return OpenVino(dense, example, calibration, int8=name == "openvino-int8")
