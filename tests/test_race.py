@@ -2,37 +2,48 @@
 
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import secateur as sc
-from secateur.plan import Costs, Outcome
-from secateur.run.race import hopeless
-from secateur.run.score import Staged
+from secateur.run.race import ERROR_RATE, expected, hopeless
+from secateur.run.score import Staged, Values, doublings
 
 EXAMPLE = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
-def outcome(*stages: float) -> Outcome:
-    return Outcome(stages[-1], Costs(1, 1, 1), stages[-1] - 1, 0.0, stages)
-
-
 def test_far_behind_is_hopeless_and_close_is_not():
-    rival = outcome(0.90, 0.91)
-    assert hopeless(0.50, 100, 0, rival)
-    assert not hopeless(0.85, 100, 0, rival)
-    assert not hopeless(0.99, 100, 0, rival)
-    assert not hopeless(0.50, 100, 0, None)
-    assert not hopeless(0.50, 100, 2, rival)  # the rival was never scored that far
+    rival = np.random.default_rng(0).normal(0.9, 0.1, 400).astype(np.float32)
+    noise = np.random.default_rng(1).normal(0, 0.02, 100).astype(np.float32)
+    assert hopeless(rival[:100] - 0.05 + noise, rival)
+    assert not hopeless(rival[:100] + noise, rival)
+    assert not hopeless(rival[:100] + 0.05 + noise, rival)
+    assert not hopeless(rival[:100] - 0.05 + noise, None)
+    assert not hopeless(rival[:100], rival), "no difference is no reason to stop"
 
 
-def test_a_stopped_candidate_was_truly_worse():
-    """Two coins of equal bias are almost never parted: the stated error rate, with room."""
-    generator = torch.Generator().manual_seed(0)
-    tosses = (torch.rand(4000, 2, 200, generator=generator) < 0.8).float().mean(2)
-    wrong = sum(hopeless(float(a), 200, 0, outcome(float(b))) for a, b in tosses)
-    assert wrong <= 2
+def test_pairs_tell_what_independent_samples_would_not():
+    """Hard examples are hard for both: a difference far below the spread of the values is seen all the same."""
+    rng = np.random.default_rng(0)
+    rival = rng.normal(0.5, 0.3, 200).astype(np.float32)
+    mine = (rival - 0.01 + rng.normal(0, 0.01, 200)).astype(np.float32)
+    assert 0.3 / np.sqrt(200) > 0.01
+    assert hopeless(mine, rival)
+    assert expected(mine, rival) == pytest.approx(rival.mean() - 0.01, abs=0.003)
+
+
+def test_the_share_of_equals_that_is_stopped_is_as_stated():
+    rng = np.random.default_rng(0)
+    looks = doublings(800)[:-1]
+    stopped = 0
+    for _ in range(2000):
+        shared = rng.normal(0, 0.3, 800)
+        rival, mine = ((shared + rng.normal(0, 0.1, 800)).astype(np.float32) for _ in range(2))
+        stopped += any(hopeless(mine[:look], rival) for look in looks)
+    assert looks == [100, 200, 400]
+    assert stopped <= 1.2 * ERROR_RATE * 2000
 
 
 class Counted:
@@ -42,14 +53,16 @@ class Counted:
         self.seen = 0
 
     def __call__(self, network: nn.Module) -> float:
-        *_, (score, _, _) = self.stages(network)
-        return score
+        *_, values = self.stages(network)
+        return float(values.mean())
 
-    def stages(self, network: nn.Module) -> Iterator[tuple[float, int, int]]:
+    def stages(self, network: nn.Module) -> Iterator[Values]:
         first = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
+        wobble = np.random.default_rng(first.out_channels).normal(0, 0.01, 80)
+        values = (first.out_channels / 16 + wobble).astype(np.float32)
         for examples in (20, 40, 80):
-            self.seen = self.seen + (20 if examples == 20 else examples // 2)
-            yield first.out_channels / 16, examples, 80
+            self.seen += 20 if examples == 20 else examples // 2
+            yield values[:examples]
 
 
 def network() -> nn.Module:
@@ -78,7 +91,9 @@ def test_racing_looks_at_fewer_examples_and_finds_the_same_plan():
     assert raced.seen < full.seen
     assert one.best.plan == other.best.plan
     assert other.best.outcome.complete
-    assert any(not trial.outcome.complete for trial in other.trials)
+    stopped = [trial for trial in other.trials if not trial.outcome.complete]
+    assert stopped
+    assert all(trial.outcome.score < other.best.outcome.score for trial in stopped)
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -1,6 +1,7 @@
 """The space, the budget, the episode and the searchers. Nothing is trained and no data is read here."""
 
 import json
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -18,8 +19,10 @@ from secateur.prune import Cutter
 from secateur.search import (
     DDPG,
     FEATURES,
+    Bayesian,
     Deep,
     Episode,
+    Knapsack,
     Random,
     SearchSpace,
     Shallow,
@@ -28,6 +31,8 @@ from secateur.search import (
     Uniform,
     resource_constrained,
 )
+from secateur.search.evolution import Evolution
+from secateur.search.optuna import CMAES, TPE
 from secateur.search.space import default_step
 
 METRICS = ("macs", "params", "bytes")
@@ -313,6 +318,21 @@ class TestDDPG(SearcherContract):
         return DDPG(seed=seed, warmup=6, hidden=16, batch=8, replay=7)
 
 
+class TestDDPGOfThePaper(SearcherContract):
+    def strategy(self, seed: int) -> Strategy:
+        return replace(DDPG.paper(seed, warmup=6), hidden=16, batch=8, replay=7)
+
+
+class TestKnapsack(SearcherContract):
+    def strategy(self, seed: int) -> Strategy:
+        return Knapsack(seed=seed)
+
+
+class TestBayesian(SearcherContract):
+    def strategy(self, seed: int) -> Strategy:
+        return Bayesian(seed=seed, children=20)
+
+
 class TestDDPGWithoutWarmUp(SearcherContract):
     def strategy(self, seed: int) -> Strategy:
         return DDPG(seed=seed, warmup=0, hidden=8, batch=4)
@@ -321,6 +341,21 @@ class TestDDPGWithoutWarmUp(SearcherContract):
 class TestRandom(SearcherContract):
     def strategy(self, seed: int) -> Strategy:
         return Random(seed)
+
+
+class TestEvolution(SearcherContract):
+    def strategy(self, seed: int) -> Strategy:
+        return Evolution(seed, population=6)
+
+
+class TestTPE(SearcherContract):
+    def strategy(self, seed: int) -> Strategy:
+        return TPE(seed, startup=5)
+
+
+class TestCMAES(SearcherContract):
+    def strategy(self, seed: int) -> Strategy:
+        return CMAES(seed, population=4)
 
 
 class TestUniform(SearcherContract):
@@ -380,6 +415,6 @@ def test_ddpg_learns_a_known_problem(seed: int) -> None:
             searcher.tell(plan, found[-1])
         return found
 
-    learnt = np.mean(rewards(DDPG(seed=seed, warmup=50), 230)[-20:])
+    learnt = np.mean(rewards(DDPG.paper(seed=seed, warmup=50), 230)[-20:])
     guessed = np.mean(rewards(Random(seed), 200))
     assert learnt > 0.25 * guessed, f"mean reward {learnt:.4f} after learning, {guessed:.4f} at random"

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from secateur.run import Journal, RunFolder, folder, journal
 
 TRIALS = 24
 BUDGET = sc.Budget(macs=0.6)
-AGENT = sc.DDPG(seed=3, warmup=5, hidden=8, batch=8, replay=6)
+AGENT = sc.DDPG(seed=3, warmup=5, sigma=0.5, sigma_decay=0.95, hidden=8, batch=8, replay=6, rehearsal=0)
 EVALUATIONS = {"dense": 1}
 
 
@@ -144,7 +145,7 @@ def test_a_folder_without_leave_to_write_is_one_clear_error(tmp_path: Path) -> N
         ("budget", {"budget": sc.Budget(macs=0.7)}),
         ("budget", {"budget": sc.Budget(params=0.6)}),
         ("searcher", {"searcher": sc.Random(seed=3)}),
-        ("searcher", {"searcher": sc.DDPG(seed=4, warmup=5, hidden=8, batch=8, replay=6)}),
+        ("searcher", {"searcher": replace(AGENT, seed=4)}),
         ("space", {"settings": sc.SearchSettings(space=sc.SpaceSettings(min_keep=0.2))}),
         ("prune", {"settings": sc.SearchSettings(prune=sc.PruneSettings(criterion="magnitude"))}),
         ("workers", {"workers": 2}),

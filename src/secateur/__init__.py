@@ -15,11 +15,26 @@ from secateur.errors import (
 from secateur.finish import FineTune, finetune, load, save
 from secateur.plan import Budget, Costs, Outcome, Plan, Site, Trial
 from secateur.prune import PruneSettings
-from secateur.run import Study, accuracy
-from secateur.search import DDPG, Deep, Random, Shallow, SpaceSettings, Uniform
+from secateur.run import Study, accuracy, agreement
+from secateur.search import (
+    CMAES,
+    DDPG,
+    TPE,
+    Bayesian,
+    Deep,
+    Evolution,
+    Knapsack,
+    Random,
+    Shallow,
+    SpaceSettings,
+    Uniform,
+)
 
 __all__ = [
+    "CMAES",
     "DDPG",
+    "TPE",
+    "Bayesian",
     "Budget",
     "BudgetError",
     "CheckpointError",
@@ -27,8 +42,10 @@ __all__ = [
     "DataError",
     "Deep",
     "EvaluationError",
+    "Evolution",
     "FineTune",
     "JobError",
+    "Knapsack",
     "Outcome",
     "Plan",
     "PlanError",
@@ -45,6 +62,7 @@ __all__ = [
     "Trial",
     "Uniform",
     "accuracy",
+    "agreement",
     "finetune",
     "inspect",
     "load",

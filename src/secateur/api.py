@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from secateur.errors import StudyError
 from secateur.graph import Example, ModelGraph, as_inputs, private_copy, trace
 from secateur.plan import Budget, Outcome, Plan
-from secateur.prune import Batch, Calibration, Pruner, PruneSettings, counts_of_plan, prove
+from secateur.prune import Batch, Calibration, Pruner, PruneSettings, counts_of_plan, fold_norms, prove
 from secateur.run import Evaluate, Evaluator, InProcess, Loop, OnTrial, RunFolder, Study, Threads, score_of
-from secateur.search import DDPG, SearchSpace, SpaceSettings, Strategy, resource_constrained
+from secateur.runtimes import ENGINES, engine
+from secateur.search import Bayesian, Conditioned, SearchSpace, SpaceSettings, Strategy, resource_constrained
 
 
 @dataclass(frozen=True)
@@ -28,12 +30,21 @@ class SearchSettings:
     workers: int = 1
     """Trials evaluated at once, each in a thread of its own; `evaluate` must allow that."""
     race: bool = False
-    """Stop scoring a candidate that is four standard errors behind the best on the same examples; needs an
-    `evaluate` that scores by stages, such as `accuracy`. The plan reported is always scored in full."""
+    """Stop scoring a candidate that is significantly worse than the best on the same examples; needs an `evaluate`
+    that scores by stages, such as `agreement` and `accuracy`. The plan reported is always scored in full."""
+    seconds: float | None = None
+    """Start no more trials after so many seconds; resumed, the search has as many again."""
+    engine: str = "torch"
+    """What runs the candidates: torch, openvino or openvino-int8 (both need `secateur[openvino]`). With the latter
+    two, the best few plans are scored again by torch at the end, and the best of those is reported."""
 
     def __post_init__(self) -> None:
         if self.workers < 1:
             raise StudyError(f"workers = {self.workers}: give 1 or more")
+        if self.seconds is not None and not self.seconds > 0:
+            raise StudyError(f"seconds = {self.seconds}: give more than 0")
+        if self.engine not in ENGINES:
+            raise StudyError(f"engine = {self.engine!r}: give one of {', '.join(ENGINES)}")
 
 
 def inspect(model: nn.Module, example_input: Example) -> ModelGraph:
@@ -70,7 +81,7 @@ def search(  # noqa: PLR0913  # each is a thing the caller has, and all but four
         evaluate: network -> score, higher is better, on data kept for this (never the test set).
         calibration: batches of some hundreds of unlabelled inputs, or of (inputs, labels).
         budget: the most the pruned network may cost; no trial ever exceeds it.
-        searcher: settings of the searcher; the paper's agent by default.
+        searcher: settings of the searcher; `Bayesian` by default.
         trials: how many plans to evaluate.
         folder: where the study lives; a study found there is resumed, bit for bit.
         settings: search space, pruning and workers.
@@ -83,27 +94,38 @@ def search(  # noqa: PLR0913  # each is a thing the caller has, and all but four
         TraceError, BudgetError, EvaluationError, StudyError, DataError: before the first trial where it can
         be known then; StudyError also where every trial fails.
     """
-    strategy: Strategy = searcher or DDPG()
+    strategy: Strategy = searcher or Bayesian()
     settings = settings or SearchSettings()
     if trials < 1:
         raise StudyError(f"trials = {trials}: give 1 or more")
-    graph = inspect(model, example_input)
-    space = SearchSpace(graph, budget, settings.space)
+    space = SearchSpace(inspect(model, example_input), budget, settings.space)
+    if budget.is_range and not isinstance(strategy.start(space), Conditioned):
+        raise StudyError(f"{type(strategy).__name__} serves one budget only; for a range of them use Bayesian")
     home = RunFolder(folder, _header(model, space, strategy, settings)) if folder is not None else None
-    dense = Outcome(score_of(evaluate, private_copy(model).requires_grad_(False)), graph.dense, 0.0, 0.0)
+    dense = Outcome(score_of(evaluate, private_copy(model).requires_grad_(False)), space.graph.dense, 0.0, 0.0)
     inputs = Calibration.gather(calibration, inputs=len(as_inputs(example_input)))
-    pruner = Pruner(model, graph, inputs, settings.prune)
-    evaluators = [
-        Evaluator(pruner if n == 0 else pruner.fork(), space, evaluate, resource_constrained)
-        for n in range(settings.workers)
-    ]
+    pruner = Pruner(model, space.graph, inputs, settings.prune)
+    space = space.informed({key: order.loss for key, order in pruner.orders.items()})
+    evaluators = _evaluators(pruner, space, evaluate, as_inputs(example_input), settings)
     workers = InProcess(evaluators[0]) if settings.workers == 1 else Threads(evaluators)
-    loop = Loop(
-        Study(space, dense), strategy.start(space), workers, strategy.seed, settings.workers, settings.race, home
-    )
+    proposer = strategy.start(space)
+    loop = Loop(Study(space, dense), proposer, workers, strategy.seed, settings.workers, settings.race, home)
+    if settings.engine != "torch":
+        loop.check = Evaluator(pruner, space, evaluate, resource_constrained)
     if on_trial:
         loop.on_trial = on_trial
-    return loop.run(trials)
+    return loop.run(trials, math.inf if settings.seconds is None else settings.seconds)
+
+
+def _evaluators(
+    pruner: Pruner, space: SearchSpace, evaluate: Evaluate, example: tuple[Tensor, ...], settings: SearchSettings
+) -> list[Evaluator]:
+    """One for each worker, with a candidate and an engine of its own."""
+    dense, inputs = fold_norms(pruner.dense, space.graph), pruner.calibration.inputs
+    return [
+        Evaluator(pruner.fork(), space, evaluate, resource_constrained, engine(settings.engine, dense, example, inputs))
+        for _ in range(settings.workers)
+    ]
 
 
 def prune(
@@ -141,12 +163,13 @@ def _header(model: nn.Module, space: SearchSpace, searcher: Strategy, settings: 
         "format": 1,
         "model": space.graph.fingerprint,
         "weights": _weights_digest(model),
-        "budget": {metric: getattr(space.budget, metric)},
+        "budget": {metric: space.budget.value},
         "searcher": {"kind": type(searcher).__name__, **asdict(searcher)},  # type: ignore[call-overload]
         "space": asdict(settings.space),
         "prune": asdict(settings.prune),
         "workers": settings.workers,
         "race": settings.race,
+        "engine": settings.engine,
     }
 
 

@@ -56,7 +56,13 @@ def _parser() -> argparse.ArgumentParser:
     command("compress", _compress, "search, prune, fine-tune, save and report; interrupted, it resumes", either)
     command("search", _search, "search only", either)
     command("resume", _search, "go on with the search of a run folder", "RUN")
-    command("prune", _prune, "prune by the best plan (searching first if need be)", either)
+    prune = command("prune", _prune, "prune by the best plan (searching first if need be)", either)
+    prune.add_argument(
+        "--at",
+        type=float,
+        metavar="BUDGET",
+        help="where a range of budgets was searched: prune to this one, without searching again",
+    )
     command("finetune", _finetune, "fine-tune the pruned network (pruning it first if need be)", either)
     command("report", _report, "measure every row and write report.html", either)
     return parser
@@ -99,6 +105,10 @@ def _search(options: argparse.Namespace) -> None:
 
 def _prune(options: argparse.Namespace) -> None:
     run = _run(options)
+    if options.at is not None:
+        place, top1 = run.cut(options.at)
+        print(f"test top-1 {top1:.4f} before fine-tuning, network in {place}")
+        return
     print(f"test top-1 {run.test(run.pruned()):.4f} before fine-tuning, network in {run.place('pruned.safetensors')}")
 
 

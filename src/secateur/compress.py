@@ -15,20 +15,21 @@ import torch
 from torch import nn
 
 from secateur.api import inspect, search
+from secateur.data import TrainBatches
 from secateur.errors import CheckpointError, JobError, StudyError
 from secateur.finish import finetune, load, save
 from secateur.graph import count_costs
 from secateur.job import SEARCHERS, Job, Materials, materials
-from secateur.plan import Plan
+from secateur.plan import Budget, Plan
 from secateur.prune import Calibration, Pruner
 from secateur.report import FineTuneProgress, Report, Row, SearchProgress, write
-from secateur.run import Study, accuracy, score_of, write_atomically
+from secateur.run import Study, accuracy, agreement, score_of, write_atomically
 from secateur.runtimes import latencies_ms
 from secateur.search import RULES, SearchSpace
 
 AGENT = "amc"
 """The row of the job's own searcher."""
-MAY_CHANGE = {"trials", "threads", "report", "finetune", "folder"}
+MAY_CHANGE = {"trials", "seconds", "threads", "report", "finetune", "folder"}
 """Keys of a job that a run folder does not hold fast."""
 
 
@@ -76,6 +77,18 @@ class Run:
         return partial(score_of, accuracy(*self.materials.test))
 
     @cached_property
+    def score(self) -> Callable[[nn.Module], float]:
+        """What the search scores plans by."""
+        images, labels = self.materials.reward
+        if self.job.score == "accuracy":
+            return accuracy(images, labels)
+        tune = self.job.finetune
+        flip = self.materials.dataset.in_channels == 3 if tune.flip is None else tune.flip
+        # A network may know its training images by heart; shifted and mirrored, they tell plans apart better.
+        shifted, _ = next(iter(TrainBatches(images, labels, len(images), self.job.data.seed, tune.crop_pad, flip)))
+        return agreement(self.materials.model, shifted)
+
+    @cached_property
     def space(self) -> SearchSpace:
         """What the search may choose."""
         graph = inspect(self.materials.model, self.materials.example)
@@ -99,7 +112,7 @@ class Run:
             return search(
                 self.materials.model,
                 self.materials.example,
-                evaluate=accuracy(*self.materials.reward),
+                evaluate=self.score,
                 calibration=[self.materials.calibration],
                 budget=self.job.budget,
                 searcher=strategy,
@@ -114,6 +127,15 @@ class Run:
         if name in RULES:
             return self.space.fit(RULES[name](len(self.space.sites)))
         return self.study(name).best.plan
+
+    def cut(self, value: float) -> tuple[Path, float]:
+        """The network for any budget of the range that was searched, and its test top-1 before fine-tuning."""
+        plan = self.study().plan(Budget(**{self.job.budget.metric: value}))
+        small = self.pruner.final(self.space.counts(plan))
+        place = self.place(f"at_{value:g}.safetensors")
+        save(small, place)
+        write_atomically(place.with_suffix(".json"), json.dumps(plan.to_json(), indent=2).encode() + b"\n")
+        return place, self.test(small)
 
     def place(self, file: str, name: str = AGENT) -> Path:
         """Where a row keeps a file."""
@@ -209,8 +231,16 @@ class Run:
             sites=tuple(site.key for site in space.sites),
             layers=tuple(layers),
             left_alone=tuple((key, reason) for key, reason in alone if reason),
+            front=self._front(),
             history={name: self._history(name) for name in names if self._history(name)},
         )
+
+    def _front(self) -> tuple[tuple[float, float], ...]:
+        if not self.job.budget.is_range:
+            return ()
+        metric, dense = self.job.budget.metric, self.space.graph.dense
+        outcomes = [trial.outcome for trial in self.study().front if trial.outcome]
+        return tuple((outcome.costs[metric] / dense[metric], outcome.score) for outcome in outcomes)
 
     def _rewards(self, name: str) -> list[float | None]:
         return [trial.outcome.reward if trial.outcome else None for trial in self.study(name).trials]

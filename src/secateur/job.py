@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,10 +23,28 @@ from secateur.finish import FineTune, load_weights
 from secateur.plan import Budget
 from secateur.prune import PruneSettings
 from secateur.schema import Malformed, decode
-from secateur.search import DDPG, Deep, Random, Shallow, SpaceSettings, Strategy, Uniform
+from secateur.search import (
+    CMAES,
+    DDPG,
+    TPE,
+    Bayesian,
+    Deep,
+    Evolution,
+    Knapsack,
+    Random,
+    Shallow,
+    SpaceSettings,
+    Strategy,
+    Uniform,
+)
 
 SEARCHERS: dict[str, type[Any]] = {
     "ddpg": DDPG,
+    "bayesian": Bayesian,
+    "knapsack": Knapsack,
+    "evolution": Evolution,
+    "tpe": TPE,
+    "cmaes": CMAES,
     "random": Random,
     "uniform": Uniform,
     "shallow": Shallow,
@@ -88,14 +106,21 @@ class Job:
     data: DataJob
     budget: Budget
     trials: int = 400
+    seconds: float | None = None
+    """Start no more trials of a search after so many seconds."""
     folder: str = ""
     """The run folder; by default runs/<name of the job file>."""
     workers: int = 1
+    score: Literal["agreement", "accuracy"] = "agreement"
+    """What plans are scored by on the reward images: agreement with the dense network's answers, which needs no
+    labels and tells plans apart on far fewer images, or top-1."""
     race: bool = True
     """Stop scoring candidates that have fallen hopelessly behind."""
+    engine: Literal["torch", "openvino", "openvino-int8"] = "torch"
+    """What runs the candidates while they are scored."""
     threads: int | None = None
     """torch's threads; by default what torch takes."""
-    searcher: Strategy = field(default_factory=DDPG)
+    searcher: Strategy = field(default_factory=Bayesian)
     space: SpaceSettings = field(default_factory=SpaceSettings)
     prune: PruneSettings = field(default_factory=PruneSettings)
     finetune: FineTuneJob = field(default_factory=FineTuneJob)
@@ -111,7 +136,7 @@ class Job:
     @property
     def settings(self) -> SearchSettings:
         """What `search` takes."""
-        return SearchSettings(self.space, self.prune, self.workers, self.race)
+        return SearchSettings(self.space, self.prune, self.workers, self.race, self.seconds, self.engine)
 
 
 def read_job(path: str | Path) -> Job:
@@ -132,7 +157,7 @@ def parse_job(raw: Mapping[str, Any], place: Path) -> Job:
     searcher = tables.get("searcher", {})
     try:
         if isinstance(searcher, dict):
-            name = searcher.get("kind", "ddpg")
+            name = searcher.get("kind", "bayesian")
             if name not in SEARCHERS:
                 raise JobError(f"[searcher] kind = {name!r} is none of {', '.join(SEARCHERS)}")
             rest = {key: value for key, value in searcher.items() if key != "kind"}

@@ -9,8 +9,11 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
 
 from secateur.errors import BudgetError, PlanError
 
@@ -95,17 +98,21 @@ class Costs:
         return int(getattr(self, metric))
 
 
+Limit = float | tuple[float, float] | None
+
+
 @dataclass(frozen=True)
 class Budget:
     """The most that a pruned network may cost, in exactly one metric.
 
     A value in (0, 1] is a fraction of the dense network; a larger one is absolute: `Budget(macs=0.5)`,
-    `Budget(params=1_000_000)`.
+    `Budget(params=1_000_000)`. Two values, the lower first, are a range that one search serves as a whole:
+    `Budget(macs=(0.3, 0.7))`.
     """
 
-    macs: float | None = None
-    params: float | None = None
-    bytes: float | None = None
+    macs: Limit = None
+    params: Limit = None
+    bytes: Limit = None
 
     def __post_init__(self) -> None:
         given = [name for name in METRICS if getattr(self, name) is not None]
@@ -113,22 +120,46 @@ class Budget:
             named = ", ".join(given) or "none"
             raise BudgetError(f"a budget limits exactly one of {', '.join(METRICS)}; given: {named}")
         value = getattr(self, given[0])
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-            raise BudgetError(f"budget {given[0]} = {value!r}: give a fraction in (0, 1] or an absolute number")
+        ends = value if isinstance(value, tuple) else (value,)
+        for end in ends:
+            if isinstance(end, bool) or not isinstance(end, (int, float)) or not 0 < end < math.inf:
+                raise BudgetError(f"budget {given[0]} = {value!r}: give a fraction in (0, 1] or an absolute number")
+        if isinstance(value, tuple) and not (len(ends) == 2 and ends[0] < ends[1] and (ends[0] > 1) == (ends[1] > 1)):
+            raise BudgetError(
+                f"budget {given[0]} = {value!r}: give a range as two fractions, or two absolute numbers, "
+                "the lower first"
+            )
 
     @property
     def metric(self) -> str:
         """The metric that is limited."""
         return next(name for name in METRICS if getattr(self, name) is not None)
 
+    @property
+    def value(self) -> float | tuple[float, float]:
+        """What was given for the metric."""
+        given: float | tuple[float, float] = getattr(self, self.metric)
+        return given
+
+    @property
+    def is_range(self) -> bool:
+        """Whether it is a range of budgets."""
+        return isinstance(self.value, tuple)
+
+    def limits(self, dense: Costs) -> tuple[float, float]:
+        """The least and the most allowed, in the metric's own unit, for a network whose dense costs are `dense`."""
+        ends = self.value if isinstance(self.value, tuple) else (self.value, self.value)
+        low, high = (float(end * dense[self.metric] if end <= 1 else end) for end in ends)
+        return low, high
+
     def limit(self, dense: Costs) -> float:
-        """The most allowed, in the metric's own unit, for a network whose dense costs are `dense`."""
-        value = float(getattr(self, self.metric))
-        return value * dense[self.metric] if value <= 1 else value
+        """The most allowed, in the metric's own unit."""
+        return self.limits(dense)[1]
 
     def __str__(self) -> str:
-        value = getattr(self, self.metric)
-        return f"{value:.1%} of {self.metric}" if value <= 1 else f"{value:,.0f} {self.metric}"
+        ends = self.value if isinstance(self.value, tuple) else (self.value,)
+        shown = [f"{end:.1%}" if end <= 1 else f"{end:,.0f}" for end in ends]
+        return " to ".join(shown) + (f" of {self.metric}" if ends[0] <= 1 else f" {self.metric}")
 
 
 @dataclass(frozen=True)
@@ -136,7 +167,8 @@ class Outcome:
     """What a plan achieved: the caller's score (higher is better), costs, reward, and wall time in seconds.
 
     `stages` are the scores over growing numbers of examples, where the evaluation went by stages; it is
-    `complete` unless it was stopped before the last one. Only complete outcomes can be the best.
+    `complete` unless it was stopped before the last one: then `score` is what was to be expected. Only complete
+    outcomes can be the best. `values` [examples seen] are what each example gave; they are not written down.
     """
 
     score: float
@@ -145,6 +177,7 @@ class Outcome:
     seconds: float
     stages: tuple[float, ...] = ()
     complete: bool = True
+    values: npt.NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -159,8 +192,9 @@ class Trial:
 
     def to_json(self) -> dict[str, Any]:
         """The trial as plain JSON, one journal line."""
-        raw = {field.name: getattr(self, field.name) for field in fields(self)}
-        return raw | {"plan": self.plan.to_json(), "outcome": self.outcome and asdict(self.outcome)}
+        raw = {each.name: getattr(self, each.name) for each in fields(self)}
+        outcome = self.outcome and {key: x for key, x in asdict(self.outcome).items() if key != "values"}
+        return raw | {"plan": self.plan.to_json(), "outcome": outcome}
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> Self:

@@ -18,14 +18,14 @@ class Malformed(ValueError):
 def decode(kind: Any, raw: Any, where: str) -> Any:
     """`raw` as a value of the type `kind`. Raises Malformed, which begins with `where`.
 
-    Knows dataclasses, tuples, lists, dicts, `X | None`, Literal, and plain values; whole numbers pass as
-    floats, and a value that is already of its type (a protocol's implementation, say) stays as it is.
+    Knows dataclasses, tuples, lists, dicts, `X | None`, `X | tuple[...]`, Literal, and plain values; whole numbers
+    pass as floats, and a value that is already of its type (a protocol's implementation, say) stays as it is.
     """
     origin, args = get_origin(kind), get_args(kind)
     if dataclasses.is_dataclass(kind):
         return _dataclass(kind, raw, where)
     if origin in (Union, types.UnionType):
-        return None if raw is None else decode(args[0], raw, where)
+        return None if raw is None else decode(_fitting(args, raw), raw, where)
     if origin is dict:
         return {str(key): decode(args[1], value, f"{where}.{key}") for key, value in _table(raw, where).items()}
     if origin in (list, tuple):
@@ -35,6 +35,12 @@ def decode(kind: Any, raw: Any, where: str) -> Any:
             raise Malformed(f"{where} = {raw!r}: give one of {', '.join(map(repr, args))}")
         return raw
     return _plain(kind, raw, where) if kind in KINDS else raw
+
+
+def _fitting(kinds: tuple[Any, ...], raw: Any) -> Any:
+    """Of the kinds of a union, the sequence for a list, and the first for anything else."""
+    sequences = [kind for kind in kinds if get_origin(kind) in (list, tuple)]
+    return sequences[0] if sequences and isinstance(raw, (list, tuple)) else kinds[0]
 
 
 def _table(raw: Any, where: str) -> Mapping[Any, Any]:

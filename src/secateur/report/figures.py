@@ -76,6 +76,7 @@ def drawings(report: Report) -> tuple[Drawing, ...]:
     made = (
         Drawing("keeps", _keeps_caption(report), kept_per_site(report)) if report.sites else None,
         Drawing("rewards", REWARDS_CAPTION, reward_by_trial(report)) if any(report.rewards.values()) else None,
+        Drawing("front", FRONT_CAPTION, score_by_budget(report)) if report.front else None,
         Drawing("macs", MACS_CAPTION, macs_per_layer(report)) if report.layers else None,
         Drawing("tuning", TUNING_CAPTION, accuracy_by_epoch(report)) if _scored(report) else None,
     )
@@ -87,6 +88,10 @@ REWARDS_CAPTION = (
     "further down; crosses failed."
 )
 MACS_CAPTION = "Where the work is: multiply-adds of each layer in forward order, before and after pruning."
+FRONT_CAPTION = (
+    "What each budget buys: the score of every plan that no cheaper one beats, before fine-tuning. "
+    "`secateur prune RUN --at BUDGET` cuts any point between its ends."
+)
 TUNING_CAPTION = "How accuracy came back: the score after each epoch of fine-tuning."
 
 
@@ -148,6 +153,20 @@ def reward_by_trial(report: Report) -> str:
         _legend(axes, handles)
 
     return _render("rewards", draw)
+
+
+def score_by_budget(report: Report) -> str:
+    """The front of a range of budgets: score over the fraction of the dense network's cost."""
+
+    def draw(axes: Axes) -> None:
+        fractions, scores = zip(*report.front, strict=True)
+        axes.step(fractions, scores, where="post", color=STRONG, linewidth=1.4)
+        axes.plot(fractions, scores, ".", color=STRONG, markersize=5)
+        axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
+        axes.set_xlabel("of the dense network's cost")
+        axes.set_ylabel("score")
+
+    return _render("front", draw)
 
 
 def macs_per_layer(report: Report) -> str:

@@ -64,6 +64,9 @@ class Report:
     """(group key, why it was not pruned)"""
     history: dict[str, list[tuple[float, float | None]]]
     """Row name -> (training loss, score) of each epoch of fine-tuning."""
+    front: tuple[tuple[float, float], ...] = ()
+    """Where a range of budgets was searched: (fraction of the dense cost, score) of each plan that no cheaper one
+    beats, the cheapest first."""
 
     def __post_init__(self) -> None:
         names = [row.name for row in self.rows]

@@ -3,7 +3,7 @@
 from secateur.run.evaluator import Evaluator
 from secateur.run.folder import RunFolder, write_atomically
 from secateur.run.journal import Journal
-from secateur.run.score import Evaluate, accuracy, score_of
+from secateur.run.score import Evaluate, accuracy, agreement, score_of
 from secateur.run.study import Loop, OnTrial, Study
 from secateur.run.workers import InProcess, Threads, Workers
 
@@ -19,6 +19,7 @@ __all__ = [
     "Threads",
     "Workers",
     "accuracy",
+    "agreement",
     "score_of",
     "write_atomically",
 ]

@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import time
 
-import torch
 from torch import nn
 
 from secateur.cost import costs
 from secateur.plan import Outcome, Plan
 from secateur.prune import Pruner, fold_norms
-from secateur.run.race import hopeless
-from secateur.run.score import Evaluate, Staged, finite, score_of
+from secateur.run.race import expected, hopeless
+from secateur.run.score import Evaluate, Staged, Values, finite, score_of
+from secateur.runtimes import Eager, Engine
 from secateur.search import Reward, SearchSpace
 
 
 class Evaluator:
     """Plan -> outcome, on a candidate of its own. One a worker: it is not shared between threads."""
 
-    def __init__(self, pruner: Pruner, space: SearchSpace, evaluate: Evaluate, reward: Reward) -> None:
+    def __init__(
+        self,
+        pruner: Pruner,
+        space: SearchSpace,
+        evaluate: Evaluate,
+        reward: Reward,
+        engine: Engine | None = None,
+    ) -> None:
         self.pruner = pruner
+        self.engine = engine or Eager()
         self.space = space
         self.evaluate = evaluate
         self.reward = reward
@@ -31,20 +39,22 @@ class Evaluator:
         """
         started = time.perf_counter()
         counts = self.space.counts(plan)
-        candidate = fold_norms(self.pruner.candidate(counts), self.space.graph)
-        candidate = candidate.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        stages, complete = self._score(candidate, rival)
+        candidate = self.engine(fold_norms(self.pruner.candidate(counts), self.space.graph))
+        values = None if rival is None else rival.values
+        score, stages, seen = self._score(candidate, values)
         price = costs(self.space.graph, counts)
-        reward = self.reward(stages[-1], price, self.space.graph.dense)
-        return Outcome(stages[-1], price, reward, time.perf_counter() - started, stages, complete)
+        reward = self.reward(score, price, self.space.graph.dense)
+        complete = values is None or seen is None or len(seen) == len(values)
+        return Outcome(score, price, reward, time.perf_counter() - started, stages, complete, seen)
 
-    def _score(self, candidate: nn.Module, rival: Outcome | None) -> tuple[tuple[float, ...], bool]:
-        """The scores by stages, and whether the last one is over everything."""
+    def _score(self, candidate: nn.Module, rival: Values | None) -> tuple[float, tuple[float, ...], Values | None]:
+        """The score, that of each stage, and the values of the examples looked at."""
         if not isinstance(self.evaluate, Staged):
-            return (score_of(self.evaluate, candidate),), True
+            score = score_of(self.evaluate, candidate)
+            return score, (score,), None
         stages: list[float] = []
-        for score, examples, total in self.evaluate.stages(candidate):
-            stages.append(finite(score))
-            if examples < total and hopeless(score, examples, len(stages) - 1, rival):
-                return tuple(stages), False
-        return tuple(stages), True
+        for values in self.evaluate.stages(candidate):
+            stages.append(finite(float(values.mean())))
+            if rival is not None and len(values) < len(rival) and hopeless(values, rival):
+                return expected(values, rival), tuple(stages), values
+        return stages[-1], tuple(stages), values

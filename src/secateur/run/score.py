@@ -1,4 +1,4 @@
-"""How good a network is: the caller's `evaluate`, held to its promise, and the built-in one."""
+"""How good a network is: the caller's `evaluate`, held to its promise, and the built-in ones."""
 
 from __future__ import annotations
 
@@ -7,24 +7,35 @@ from collections.abc import Callable, Iterator
 from numbers import Real
 from typing import Protocol, runtime_checkable
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from secateur.answers import cosine
 from secateur.errors import EvaluationError
+from secateur.graph import private_copy
 
 Evaluate = Callable[[nn.Module], float]
 """A network in eval mode -> its score, higher is better (top-1 as a fraction, or any other number)."""
+FEWEST = 100
+"""Examples below which no candidate is judged."""
+Values = npt.NDArray[np.float32]
+"""What each example contributes to a score, [N]; the score is their mean."""
 
 
 @runtime_checkable
 class Staged(Protocol):
-    """An `evaluate` that can also score by stages, so that hopeless candidates need not be scored to the end."""
+    """An `evaluate` that is a mean over examples and can stop early, so that hopeless candidates cost less.
+
+    It looks at the same examples in the same order every time: candidates are compared example by example.
+    """
 
     def __call__(self, network: nn.Module) -> float:
         """The whole score."""
 
-    def stages(self, network: nn.Module) -> Iterator[tuple[float, int, int]]:
-        """(mean score in [0, 1] over the examples so far, how many they are, how many there are in all)."""
+    def stages(self, network: nn.Module) -> Iterator[Values]:
+        """The values of the examples so far, at growing numbers of them; at last of all."""
 
 
 def score_of(evaluate: Evaluate, network: nn.Module) -> float:
@@ -44,32 +55,66 @@ def finite(score: object) -> float:
     return float(score)
 
 
-def accuracy(images: Tensor, labels: Tensor, batch: int = 100) -> Accuracy:
+def accuracy(images: Tensor, labels: Tensor, batch: int = 100) -> Examples:
     """An `evaluate` that gives top-1 as a fraction, over images [N, C, H, W] and class indices [N] in memory."""
-    return Accuracy(images, labels, batch)
+    return Examples(images, labels, _is_right, batch)
 
 
-class Accuracy:
-    """Top-1 as a fraction. Images are held channels-last and go through in batches that stay in the cache."""
+def agreement(model: nn.Module, images: Tensor, batch: int = 100) -> Examples:
+    """An `evaluate` that needs no labels: how far a network answers as `model` does, 1 where it always does.
 
-    def __init__(self, images: Tensor, labels: Tensor, batch: int) -> None:
-        self._pieces = [piece.contiguous(memory_format=torch.channels_last) for piece in images.split(batch)]
-        self._labels = labels.split(batch)
-        self._examples = len(labels)
+    It is the mean cosine between the logits [N, classes] of both, each taken about its mean over the classes.
+    Images [N, C, H, W] stay in memory. It tells plans apart on far fewer images than top-1, and is not
+    flattered by images that the model was trained on.
+    """
+    dense = private_copy(model).eval()
+    with torch.inference_mode():
+        logits = torch.cat([dense(piece) for piece in images.split(batch)])
+    return Examples(images, logits, cosine, batch)
+
+
+def _is_right(logits: Tensor, labels: Tensor) -> Tensor:
+    return (logits.argmax(1) == labels).float()
+
+
+def doublings(examples: int) -> list[int]:
+    """Numbers of examples at which a candidate is looked at: all, a half, a quarter, ..., no fewer than 100."""
+    marks = [examples]
+    while marks[0] // 2 >= FEWEST:
+        marks.insert(0, marks[0] // 2)
+    return marks
+
+
+class Examples:
+    """The mean of `measure(outputs [n, ...], targets [n, ...]) -> [n]` over examples held in memory.
+
+    Images are held channels-last and go through in batches that stay in the cache.
+    """
+
+    def __init__(
+        self, images: Tensor, targets: Tensor, measure: Callable[[Tensor, Tensor], Tensor], batch: int
+    ) -> None:
+        layout = torch.channels_last if images.dim() == 4 else torch.contiguous_format
+        self._pieces = [piece.contiguous(memory_format=layout) for piece in images.split(batch)]
+        self._targets = targets.split(batch)
+        self._measure = measure
+        self.examples = len(images)
 
     def __call__(self, network: nn.Module) -> float:
         """Over all images."""
-        *_, (score, _, _) = self.stages(network)
-        return score
+        *_, values = self.stages(network)
+        return float(values.mean())
 
-    def stages(self, network: nn.Module) -> Iterator[tuple[float, int, int]]:
-        """Over an eighth of the images, a quarter, a half, and all."""
-        marks = [self._examples // 8, self._examples // 4, self._examples // 2, self._examples]
-        right = seen = 0
-        for piece, labels in zip(self._pieces, self._labels, strict=True):
+    def stages(self, network: nn.Module) -> Iterator[Values]:
+        """Over some hundred images, and twice as many each time."""
+        marks = doublings(self.examples)
+        found: list[Values] = []
+        seen = 0
+        for piece, targets in zip(self._pieces, self._targets, strict=True):
             with torch.inference_mode():
-                right += int((network(piece).argmax(1) == labels.to(piece.device)).sum())
-            seen += len(labels)
-            if marks and seen >= marks[0]:
+                outputs = network(piece)
+                found.append(self._measure(outputs, targets.to(outputs.device)).cpu().numpy())
+            seen += len(piece)
+            if seen >= marks[0]:
                 marks = [mark for mark in marks if mark > seen]
-                yield right / seen, seen, self._examples
+                yield np.concatenate(found)

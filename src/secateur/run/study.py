@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from secateur.errors import StudyError
+from secateur.errors import BudgetError, StudyError
 from secateur.graph import ModelGraph
-from secateur.plan import Outcome, Plan, Trial
+from secateur.plan import Budget, Outcome, Plan, Trial
 from secateur.run.folder import RunFolder
 from secateur.run.workers import Workers
-from secateur.search import Searcher, SearchSpace
+from secateur.search import Conditioned, Searcher, SearchSpace
 
 HOPELESS = 10
 """A study stops when this many trials have failed and none has succeeded."""
 SNAPSHOT_EVERY = 10
 """Rounds between snapshots of the searcher; the rounds since the last one are replayed from the journal."""
+
+FINALISTS = 5
+"""Plans scored again in full precision at the end, where that is not what trials are scored with."""
 
 OnTrial = Callable[["Study", Trial], None]
 
@@ -29,6 +34,11 @@ class Study:
     dense: Outcome
     """The score and the costs of the dense network."""
     trials: list[Trial] = field(default_factory=list)
+    checked: dict[int, Outcome] = field(default_factory=dict)
+    """Outcomes of the best few trials, by number, scored once more by torch in full precision; empty where
+    every trial was scored so anyway."""
+    searcher: Searcher | None = None
+    """What proposed the trials, with all that it learnt."""
 
     @property
     def graph(self) -> ModelGraph:
@@ -42,12 +52,63 @@ class Study:
 
     @property
     def best(self) -> Trial:
-        """The complete trial of highest reward, the first of equals. Raises StudyError where all trials failed."""
-        whole = [(trial.outcome.reward, trial) for trial in self.trials if trial.outcome and trial.outcome.complete]
-        if not whole:
+        """The complete trial of highest reward, the first of equals; of those checked again, if any were.
+
+        Raises StudyError where all trials failed.
+        """
+        ranked = self.ranked
+        if not ranked:
             cause = self.trials[0].error if self.trials else "no trial was run"
             raise StudyError(f"no trial of {len(self.trials)} succeeded; the first failed with: {cause}")
-        return max(whole, key=lambda pair: pair[0])[1]
+        checked = [replace(self.trials[number], outcome=outcome) for number, outcome in self.checked.items()]
+        return max(checked, key=_reward) if checked else ranked[0]
+
+    @property
+    def front(self) -> list[Trial]:
+        """The complete trials that no cheaper or equally cheap one is better than, the cheapest first."""
+        metric, best, front = self.space.budget.metric, -math.inf, []
+        for trial in sorted(self.ranked, key=lambda trial: _cost(trial, metric)):  # the better first, of equal cost
+            if _reward(trial) > best:
+                best = _reward(trial)
+                front.append(trial)
+        return front
+
+    def within(self, limit: float) -> Trial | None:
+        """The best complete trial that costs no more than `limit`, in the budget's metric; none if none does."""
+        metric = self.space.budget.metric
+        return next((trial for trial in self.ranked if _cost(trial, metric) <= limit), None)
+
+    def plan(self, budget: Budget) -> Plan:
+        """The plan for any budget of the range that was searched: nothing is evaluated again.
+
+        It is what the searcher believes best there. Raises BudgetError outside the range, and StudyError where
+        the searcher serves one budget only.
+        """
+        low, high = self.space.lowest, self.space.limit
+        limit = budget.limit(self.graph.dense)
+        if budget.metric != self.space.budget.metric or not low * (1 - 1e-9) <= limit <= high * (1 + 1e-9):
+            raise BudgetError(f"a budget of {budget} is outside what was searched ({self.space.budget})")
+        if not isinstance(self.searcher, Conditioned):
+            raise StudyError("this searcher serves one budget only; use study.best.plan")
+        return self.searcher.propose(limit)
+
+    @property
+    def ranked(self) -> list[Trial]:
+        """The complete trials, the highest reward first, of equals the earlier; each plan once."""
+        whole = {
+            trial.plan.digest: trial for trial in reversed(self.trials) if trial.outcome and trial.outcome.complete
+        }
+        return sorted(whole.values(), key=_reward, reverse=True)
+
+
+def _cost(trial: Trial, metric: str) -> int:
+    assert trial.outcome is not None
+    return trial.outcome.costs[metric]
+
+
+def _reward(trial: Trial) -> float:
+    assert trial.outcome is not None
+    return trial.outcome.reward
 
 
 @dataclass
@@ -65,22 +126,31 @@ class Loop:
     parallel: int = 1
     race: bool = False
     folder: RunFolder | None = None
+    check: Callable[[Plan], Outcome] | None = None
+    """Scores the best few plans once more at the end, where trials are scored with less than full precision."""
     on_trial: OnTrial = lambda study, trial: None
+    _again: dict[int, Outcome] = field(default_factory=dict, init=False)
 
-    def run(self, trials: int) -> Study:
-        """Go on until the study has `trials` trials."""
+    def run(self, trials: int, seconds: float = math.inf) -> Study:
+        """Go on until the study has `trials` trials, or for so many seconds; one round is always finished."""
+        ends = time.monotonic() + seconds
         recorded = self.folder.journal.read() if self.folder else []
         done = self._restore(recorded)
+        self.study.searcher = self.searcher
         try:
-            while done < trials:
+            while done < trials and (time.monotonic() < ends or done < max(len(recorded), 1)):
                 done = self._round(done, trials, recorded)
-                if self.folder and (done // self.parallel % SNAPSHOT_EVERY == 0 or done == trials):
+                if self.folder and done // self.parallel % SNAPSHOT_EVERY == 0:
                     self.folder.save_searcher(self.searcher.state(), done)
+            if self.folder:
+                self.folder.save_searcher(self.searcher.state(), done)
         finally:
             self.workers.close()
             if self.folder:
                 self.folder.close()
         _ = self.study.best  # says the first cause where all have failed
+        if self.check is not None:
+            self.study.checked = {trial.number: self.check(trial.plan) for trial in self.study.ranked[:FINALISTS]}
         return self.study
 
     def _restore(self, recorded: list[Trial]) -> int:
@@ -96,7 +166,6 @@ class Loop:
     def _round(self, first: int, trials: int, recorded: list[Trial]) -> int:
         """One round; trials that the journal already holds are told again, not evaluated again."""
         plans = [self.searcher.ask() for _ in range(min(self.parallel, trials - first))]
-        rival = self.study.best.outcome if self.race and self.study.succeeded else None
         known = {trial.plan.digest: trial.outcome for trial in self.study.succeeded}
         pending: list[Trial | Future[Outcome]] = []
         for number, plan in enumerate(plans, start=first):
@@ -105,11 +174,25 @@ class Loop:
             elif plan.digest in known:
                 pending.append(Trial(number, self.seed, plan, known[plan.digest]))
             else:
-                pending.append(self.workers.submit(plan, rival))
+                pending.append(self.workers.submit(plan, self._rival(plan) if self.race else None))
         for number, (plan, result) in enumerate(zip(plans, pending, strict=True), start=first):
             trial = result if isinstance(result, Trial) else self._finished(number, plan, result)
             self._take(trial, new=number >= len(recorded))
         return first + len(plans)
+
+    def _rival(self, plan: Plan) -> Outcome | None:
+        """The best so far that costs no more than the plan may, with the value of each example.
+
+        A resumed study does not know the values of old trials: it looks at the rival's examples again.
+        """
+        space = self.study.space
+        limit = space.cost(space.counts(plan)) if space.budget.is_range else space.limit
+        best = self.study.within(limit)
+        if best is None or best.outcome is None:
+            return None
+        if best.outcome.values is None and best.number not in self._again:
+            self._again[best.number] = self.workers.submit(best.plan).result()
+        return self._again.get(best.number, best.outcome)
 
     def _finished(self, number: int, plan: Plan, future: Future[Outcome]) -> Trial:
         try:

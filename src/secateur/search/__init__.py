@@ -1,18 +1,28 @@
 """WHICH PLAN TO TRY. Arithmetic only: no network, no data."""
 
 from secateur.search.baselines import RULES, Deep, Random, Shallow, Uniform
+from secateur.search.bayesian import Bayesian
 from secateur.search.ddpg import DDPG
 from secateur.search.episode import FEATURES, Episode
+from secateur.search.evolution import Evolution
+from secateur.search.knapsack import Knapsack
+from secateur.search.optuna import CMAES, TPE
 from secateur.search.reward import Reward, resource_constrained
-from secateur.search.searcher import Searcher, State, Strategy
+from secateur.search.searcher import Conditioned, Searcher, State, Strategy
 from secateur.search.space import SearchSpace, SpaceSettings
 
 __all__ = [
+    "CMAES",
     "DDPG",
     "FEATURES",
     "RULES",
+    "TPE",
+    "Bayesian",
+    "Conditioned",
     "Deep",
     "Episode",
+    "Evolution",
+    "Knapsack",
     "Random",
     "Reward",
     "SearchSpace",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +35,14 @@ class Searcher(Protocol):
 
     def restore(self, state: State) -> None:
         """Become what `state` was taken from."""
+
+
+@runtime_checkable
+class Conditioned(Searcher, Protocol):
+    """A searcher that serves a range of budgets: its plans spread over the range, and it has an answer for each."""
+
+    def propose(self, limit: float) -> Plan:
+        """The plan it believes best at this limit, in the metric's own unit; nothing is learnt or drawn."""
 
 
 class Strategy(Protocol):

@@ -7,10 +7,17 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 from secateur.cost import NetworkCost, model_for
 from secateur.errors import BudgetError, TraceError
 from secateur.graph import ChannelGroup, ModelGraph
 from secateur.plan import Budget, Plan, Site
+
+Curve = npt.NDArray[np.float64]
+HALVINGS = 16
+"""Of the factor that scales a plan to its budget: finer than any rounding step."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +63,20 @@ def default_step(width: int) -> int:
 
 
 class SearchSpace:
-    """The sites in forward order, the cost of any choice, and the limit."""
+    """The sites in forward order, the cost of any choice, and the limit.
 
-    def __init__(self, graph: ModelGraph, budget: Budget, settings: SpaceSettings | None = None) -> None:
+    `limit` is the most that a plan may cost; `lowest` is less than that where a range of budgets is searched.
+    """
+
+    def __init__(
+        self,
+        graph: ModelGraph,
+        budget: Budget,
+        settings: SpaceSettings | None = None,
+        losses: Mapping[str, Curve] | None = None,
+    ) -> None:
         self.graph = graph
+        self.losses = losses or {}
         self.budget = budget
         self.settings = settings or SpaceSettings()
         groups = [group for group in graph.groups if not self.settings.left_alone(group)]
@@ -67,14 +84,29 @@ class SearchSpace:
             raise TraceError("every group that can be pruned is left alone; loosen `leave`, or set streams = true")
         self.sites = tuple(self.settings.site(group) for group in groups)
         self.cost = NetworkCost(graph, model_for(budget.metric))
-        self.limit = budget.limit(graph.dense)
+        self.lowest, self.limit = budget.limits(graph.dense)
         least = self.cost({site.key: site.least for site in self.sites})
-        if least > self.limit:
+        if least > self.lowest:
             raise BudgetError(
                 f"the budget of {budget} cannot be met: with every site at its least, {least / self.cost.dense:.1%} "
                 f"({least:,.0f} {budget.metric}) is left. Allow more, lower min_keep (now {self.settings.min_keep}), "
                 "or let more be cut (streams, leave)"
             )
+
+    def informed(self, losses: Mapping[str, Curve]) -> SearchSpace:
+        """The same, with the loss curve of each site: [width + 1], the share of output lost at every count."""
+        return SearchSpace(self.graph, self.budget, self.settings, losses)
+
+    def loss(self, site: Site) -> Curve:
+        """What keeping 0, 1, ..., all units of a site is expected to lose, [width + 1], 0 at the end.
+
+        Where nobody has measured it: the square of the fraction that goes.
+        """
+        known = self.losses.get(site.key)
+        if known is not None and np.isfinite(known).all():
+            return known
+        gone: Curve = 1.0 - np.arange(site.width + 1) / site.width
+        return gone**2
 
     def counts(self, plan: Plan) -> dict[str, int]:
         """Units kept at every site."""
@@ -113,7 +145,7 @@ class SearchSpace:
         low, high = 0.0, 1.0 / min(keeps)
         if self.cost(self._scaled(keeps, high)) <= self.limit:
             return self.plan(self._scaled(keeps, high))
-        for _ in range(30):
+        for _ in range(HALVINGS):
             middle = (low + high) / 2
             if self.cost(self._scaled(keeps, middle)) <= self.limit:
                 low = middle

@@ -18,19 +18,20 @@ from secateur.search.ddpg.replay import Batch, EpisodeRecord, Replay
 from secateur.search.episode import FEATURES, Episode
 from secateur.search.searcher import Searcher, State, random_state, restore_random
 from secateur.search.space import SearchSpace
+from secateur.search.surrogate import Surrogate, as_rows
 from secateur.threads import torch_threads
 
 
 @dataclass(frozen=True)
 class DDPG:
-    """The paper's agent. Defaults are the paper's where it gives them."""
+    """The agent of the paper, and what makes it need fewer rewards; `DDPG.paper()` is the paper's own."""
 
     seed: int = 0
-    warmup: int = 100
+    warmup: int = 5
     """Episodes that act at random; the first three of them are the hand-made rules."""
-    sigma: float = 0.5
+    sigma: float = 0.25
     """Spread of the truncated normal noise on actions after warm-up."""
-    sigma_decay: float = 0.95
+    sigma_decay: float = 0.98
     """Factor on sigma after every episode that follows warm-up."""
     hidden: int = 300
     actor_lr: float = 1e-4
@@ -43,10 +44,26 @@ class DDPG:
     """Episodes remembered."""
     updates: int = 1
     """Gradient updates for each site of an episode."""
+    rehearsal: int = 16
+    """Walks imagined for every real one: the agent learns on what the loss curves, corrected by all rewards so
+    far, say of them, and tries the most promising of as many walks. 0: it learns from real rewards alone."""
+    memory: int = 1000
+    """Imagined walks remembered."""
+
+    @classmethod
+    def paper(cls, seed: int = 0, warmup: int = 100) -> DDPG:
+        """The settings of the paper: no rehearsal, more noise."""
+        return cls(seed=seed, warmup=warmup, sigma=0.5, sigma_decay=0.95, rehearsal=0)
 
     def start(self, space: SearchSpace) -> Searcher:
         """A fresh agent over a space."""
         return Agent(space, self)
+
+
+@dataclass(frozen=True, eq=False)
+class _Walk:
+    plan: Plan
+    record: EpisodeRecord
 
 
 class Agent:
@@ -64,7 +81,11 @@ class Agent:
         self.critic_target = copy.deepcopy(self.critic)
         self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), settings.actor_lr)
         self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), settings.critic_lr)
-        self.replay = Replay(settings.replay)
+        sites = len(space.sites)
+        self.replay = Replay(settings.replay, sites, len(FEATURES))
+        self.imagined = Replay(settings.memory, sites, len(FEATURES))
+        self.told: list[tuple[dict[str, int], float]] = []
+        self.surrogate = Surrogate(space)
         self.asked = 0
         self.baseline = 0.0
         self.spread = 0.0
@@ -82,16 +103,33 @@ class Agent:
             if number < len(RULES):
                 return self.space.fit([*RULES.values()][number](len(self.space.sites)))
             return self.space.fit(random_keeps(self.space, self.rng))
-        state_t = self.episode.reset()
-        while not self.episode.done:
-            with torch.no_grad():
-                action = float(self.actor(torch.from_numpy(state_t)[None])[0])
-            state_t = self.episode.step(self._explore(action))
-        return self.space.fit(self.episode.keeps)
+        if not self.settings.rehearsal:
+            return self._walk(1)[0].plan
+        walks = self._walk(self.settings.rehearsal)
+        counts = as_rows([self.space.counts(walk.plan) for walk in walks])
+        return walks[int(np.argmax(self.surrogate.draw(counts, self.rng)))].plan
 
-    def _explore(self, action: float) -> float:
+    def _walk(self, number: int) -> list[_Walk]:
+        """Noisy walks side by side, each fitted to the budget."""
+        episodes = [copy.copy(self.episode) for _ in range(number)]
+        state_t = np.stack([episode.reset() for episode in episodes])
+        while not episodes[0].done:
+            with torch.no_grad():
+                actions = self.actor(torch.from_numpy(state_t)).tolist()
+            pairs = zip(episodes, actions, strict=True)
+            state_t = np.stack([episode.step(self._explore(episode, action)) for episode, action in pairs])
+        return [self._remembered(self.space.fit(episode.keeps)) for episode in episodes]
+
+    def _remembered(self, plan: Plan, reward: float = 0.0) -> _Walk:
+        """The walk that leads to a plan."""
+        states = self.episode.states_of(plan)
+        actions = np.array([plan[site.key] for site in self.space.sites], dtype=np.float32)
+        counts = np.array([*self.space.counts(plan).values()])
+        return _Walk(plan, EpisodeRecord(states, actions, counts, np.full_like(actions, reward)))
+
+    def _explore(self, episode: Episode, action: float) -> float:
         """Truncated normal noise around the action, within what the site allows."""
-        low, high = self.episode.least, self.episode.most
+        low, high = episode.least, episode.most
         for _ in range(20):
             noisy = self.rng.normal(action, self.sigma)
             if low <= noisy <= high:
@@ -102,13 +140,29 @@ class Agent:
         """Remember the walk that leads to `plan`, and learn once warm-up is over."""
         if reward is None:
             return
-        states = self.episode.states_of(plan)
-        actions = np.array([plan[site.key] for site in self.space.sites], dtype=np.float32)
-        self.replay.add(EpisodeRecord(states, actions, reward))
-        if self.asked > self.settings.warmup:
+        record = self._remembered(plan, reward).record
+        self.replay.add(record)
+        if self.settings.rehearsal:
+            self.told.append((self.space.counts(plan), reward))
+            self._rehearse(record)
+        if self.asked > self.settings.warmup or self.settings.rehearsal:
+            replay = self.imagined if self.settings.rehearsal else self.replay
             with torch_threads(1):
                 for _ in range(self.settings.updates * len(self.space.sites)):
-                    self._update(self.replay.sample(self.settings.batch, self.rng))
+                    self._update(replay.sample(self.settings.batch, self.rng))
+
+    def _rehearse(self, record: EpisodeRecord) -> None:
+        """Correct the surrogate by what is known now, and walk on it."""
+        self._learn()
+        self.imagined.add(record)
+        for walk in self._walk(self.settings.rehearsal):
+            self.imagined.add(walk.record)
+        counts = self.imagined.counts[: len(self.imagined)]
+        self.imagined.rewards[: len(counts)] = self.surrogate.predict(counts)[0][:, None]
+
+    def _learn(self) -> None:
+        plans, rewards = zip(*self.told, strict=True)
+        self.surrogate.fit(as_rows(plans), np.array(rewards))
 
     def _update(self, batch: Batch) -> None:
         """One step of both networks; the reward is taken against a moving-average baseline."""
@@ -133,7 +187,11 @@ class Agent:
             "random": random_state(self.rng),
             "progress": np.array([self.asked, self.baseline, self.spread], dtype=np.float64),
         }
-        arrays |= {f"replay.{name}": array for name, array in self.replay.state().items()}
+        if self.told:
+            plans, rewards = zip(*self.told, strict=True)
+            arrays |= {"told.plans": as_rows(plans), "told.rewards": np.array(rewards)}
+        for name, replay in self._replays().items():
+            arrays |= {f"{name}.{key}": array for key, array in replay.state().items()}
         for name, part in self._parts().items():
             arrays |= {f"{name}.{key}": tensor.numpy().copy() for key, tensor in part.items()}
         return arrays
@@ -143,12 +201,22 @@ class Agent:
         restore_random(self.rng, state["random"])
         asked, self.baseline, self.spread = (float(x) for x in state["progress"])
         self.asked = int(asked)
-        self.replay.restore(_under("replay", state))
+        for name, replay in self._replays().items():
+            replay.restore(_under(name, state))
+        told = _under("told", state)
+        if told:
+            keys = [site.key for site in self.space.sites]
+            plans = [dict(zip(keys, map(int, row), strict=True)) for row in told["plans"]]
+            self.told = [(plan, float(reward)) for plan, reward in zip(plans, told["rewards"], strict=True)]
+            self._learn()
         for name in ("actor", "critic"):
             for network in (name, f"{name}_target"):
                 loaded = {key: torch.from_numpy(array.copy()) for key, array in _under(network, state).items()}
                 getattr(self, network).load_state_dict(loaded)
             _restore_adam(getattr(self, f"{name}_optimizer"), _under(f"{name}_optimizer", state))
+
+    def _replays(self) -> dict[str, Replay]:
+        return {"replay": self.replay, "imagined": self.imagined}
 
     def _parts(self) -> dict[str, dict[str, torch.Tensor]]:
         parts = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +17,12 @@ Array = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class EpisodeRecord:
-    """One walk: states [sites, features], actions [sites], and the reward that every step shares."""
+    """One walk: states [sites, features], actions [sites], units kept [sites], and the reward of each step [sites]."""
 
     states: Array
     actions: Array
-    reward: float
+    counts: npt.NDArray[np.int64]
+    rewards: Array
 
 
 @dataclass(frozen=True)
@@ -37,42 +37,50 @@ class Batch:
 
 
 class Replay:
-    """A ring of whole episodes."""
+    """A ring of whole episodes: the oldest is forgotten when it is full."""
 
-    def __init__(self, episodes: int) -> None:
-        self.records: deque[EpisodeRecord] = deque(maxlen=episodes)
+    def __init__(self, episodes: int, sites: int, features: int) -> None:
+        self.states: Array = np.zeros((episodes, sites, features), dtype=np.float32)
+        self.actions: Array = np.zeros((episodes, sites), dtype=np.float32)
+        self.counts: npt.NDArray[np.int64] = np.zeros((episodes, sites), dtype=np.int64)
+        self.rewards: Array = np.zeros((episodes, sites), dtype=np.float32)
+        self.added = 0
+
+    def __len__(self) -> int:
+        return min(self.added, len(self.rewards))
 
     def add(self, record: EpisodeRecord) -> None:
-        """Remember an episode, forgetting the oldest when full."""
-        self.records.append(record)
+        """Remember an episode."""
+        place = self.added % len(self.rewards)
+        self.states[place] = record.states
+        self.actions[place] = record.actions
+        self.counts[place] = record.counts
+        self.rewards[place] = record.rewards
+        self.added += 1
 
     def sample(self, size: int, rng: np.random.Generator) -> Batch:
         """Draw transitions uniformly."""
-        sites = len(self.records[0].actions)
-        picks = rng.integers(len(self.records) * sites, size=size)
-        chosen = [(self.records[pick // sites], int(pick % sites)) for pick in picks]
-        state_tp1 = np.stack([record.states[min(t + 1, sites - 1)] for record, t in chosen])
+        sites = self.actions.shape[1]
+        episode, t = np.divmod(rng.integers(len(self) * sites, size=size), sites)
         return Batch(
-            torch.from_numpy(np.stack([record.states[t] for record, t in chosen])),
-            torch.tensor([float(record.actions[t]) for record, t in chosen]),
-            torch.tensor([record.reward for record, _ in chosen]),
-            torch.from_numpy(state_tp1),
-            torch.tensor([float(t + 1 < sites) for _, t in chosen]),
+            torch.from_numpy(self.states[episode, t]),
+            torch.from_numpy(self.actions[episode, t]),
+            torch.from_numpy(self.rewards[episode, t]),
+            torch.from_numpy(self.states[episode, np.minimum(t + 1, sites - 1)]),
+            torch.from_numpy((t + 1 < sites).astype(np.float32)),
         )
 
     def state(self) -> State:
-        """All episodes, stacked."""
-        if not self.records:
-            return {}
-        return {
-            "states": np.stack([record.states for record in self.records]),
-            "actions": np.stack([record.actions for record in self.records]),
-            "rewards": np.array([record.reward for record in self.records]),
+        """All episodes, where they lie in the ring, and how many there ever were."""
+        return {name: array[: len(self)].copy() for name, array in self._rings().items()} | {
+            "added": np.array([self.added])
         }
 
     def restore(self, state: dict[str, npt.NDArray[Any]]) -> None:
         """Become what `state` was taken from."""
-        self.records.clear()
-        if state:
-            for states, actions, reward in zip(state["states"], state["actions"], state["rewards"], strict=True):
-                self.records.append(EpisodeRecord(states, actions, float(reward)))
+        self.added = int(state["added"][0])
+        for name, ring in self._rings().items():
+            ring[: len(self)] = state[name]
+
+    def _rings(self) -> dict[str, npt.NDArray[Any]]:
+        return {"states": self.states, "actions": self.actions, "counts": self.counts, "rewards": self.rewards}
