@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from secateur import zoo
-from secateur.data import Dataset
+from secateur.data import Dataset, TrainBatches, split
+from secateur.run import Evaluate, accuracy
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -59,3 +60,37 @@ def training_images(dataset: Dataset, index: np.ndarray) -> tuple[Tensor, Tensor
 def test_images(dataset: Dataset) -> tuple[Tensor, Tensor]:
     """All test images and labels."""
     return dataset.tensors(dataset.test_images), torch.from_numpy(dataset.test_labels)
+
+
+def mobilenet_v1() -> nn.Module:
+    """MobileNet-V1 1.0-224 with its ImageNet weights; classes start at 1."""
+    return _readers().mobilenet_v1().eval()
+
+
+@cache
+def imagenet_sample() -> tuple[Tensor, Tensor]:
+    """1,000 ImageNet images [1000, 3, 224, 224] in a fixed random order, as MobileNet-V1 takes them, and labels."""
+    images, classes = _readers().imagenet_sample()
+    order = np.random.default_rng(0).permutation(len(images))
+    middle = torch.from_numpy(images[order][:, 16:240, 16:240]).permute(0, 3, 1, 2)
+    return middle.float().sub(127.5).div(127.5).contiguous(), torch.from_numpy(classes[order] + 1)
+
+
+def materials(
+    name: str, reward: int, calibration: int, report: int | None
+) -> tuple[nn.Module, Tensor, Tensor, Evaluate]:
+    """A network, images to score plans on (no labels), images to refit on, and its top-1 on images kept apart.
+
+    CIFAR-10: augmented training images score, the test images report. ImageNet: the sample is divided in three.
+    """
+    if name == "mobilenet_v1":
+        images, labels = imagenet_sample()
+        first, second = reward, reward + calibration
+        return mobilenet_v1(), images[:first], images[first:second], accuracy(images[-500:], labels[-500:], batch=25)
+    dataset = cifar10()
+    parts = split(dataset, reward, calibration, seed=0)
+    images, labels = training_images(dataset, parts.reward)
+    augmented, _ = next(iter(TrainBatches(images, labels, len(images), seed=0)))
+    tests, answers = test_images(dataset)
+    test = accuracy(tests[:report], answers[:report])
+    return resnet(int(name.removeprefix("resnet"))), augmented, training_images(dataset, parts.calibration)[0], test
