@@ -61,22 +61,22 @@ def test_compress_leaves_a_small_network_and_a_report(job, capsys):
     example = torch.zeros(1, 1, 8, 8)
     assert count_costs(small, example).macs <= 0.4 * count_costs(dense, example).macs
     report = json.loads((run / "report.json").read_text())
-    assert [row["name"] for row in report["rows"]] == ["dense", "uniform", "random", "amc"]
+    assert [row["name"] for row in report["rows"]] == ["dense", "uniform", "random", "searched"]
     assert "<html" in (run / "report.html").read_text()
-    assert "amc" in capsys.readouterr().out
-    assert len((run / "amc" / "journal.jsonl").read_text().splitlines()) == 6
+    assert "searched" in capsys.readouterr().out
+    assert len((run / "searched" / "journal.jsonl").read_text().splitlines()) == 6
 
 
 def test_steps_one_at_a_time_find_each_other(job, capsys):
     run = job.parent / "run"
     assert main(["search", str(job)]) == 0
-    journal = (run / "amc" / "journal.jsonl").read_bytes()
+    journal = (run / "searched" / "journal.jsonl").read_bytes()
     assert main(["resume", str(run)]) == 0
     assert main(["prune", str(run)]) == 0
     assert main(["finetune", str(run)]) == 0
     small = load_file(run / "small.safetensors")
     assert main(["report", str(run)]) == 0
-    assert (run / "amc" / "journal.jsonl").read_bytes() == journal
+    assert (run / "searched" / "journal.jsonl").read_bytes() == journal
     again = load_file(run / "small.safetensors")
     assert all(torch.equal(again[name], tensor) for name, tensor in small.items())
 
@@ -93,7 +93,7 @@ def test_inspect_says_what_is_left_alone_and_runs_nothing(job, capsys, monkeypat
 def test_killed_anywhere_it_ends_in_the_same_plan(job, tmp_path):
     command = [sys.executable, "-m", "secateur.cli", "search", str(job)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    journal = job.parent / "run" / "amc" / "journal.jsonl"
+    journal = job.parent / "run" / "searched" / "journal.jsonl"
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while process.poll() is None and not (journal.exists() and journal.read_bytes().count(b"\n") >= 2):
         time.sleep(0.01)
@@ -103,7 +103,7 @@ def test_killed_anywhere_it_ends_in_the_same_plan(job, tmp_path):
     resumed = [json.loads(line)["plan"] for line in journal.read_text().splitlines()]
     job.write_text(job.read_text().replace(str(tmp_path / "run"), str(tmp_path / "whole")))
     assert main(["search", str(job)]) == 0
-    whole = [json.loads(line)["plan"] for line in (tmp_path / "whole/amc/journal.jsonl").read_text().splitlines()]
+    whole = [json.loads(line)["plan"] for line in (tmp_path / "whole/searched/journal.jsonl").read_text().splitlines()]
     assert resumed == whole
 
 
@@ -126,7 +126,7 @@ def test_a_mistake_is_one_line_and_comes_before_any_work(old, new, says, job, ca
     assert says in said
     assert said.count("\n") == 1
     assert "Traceback" not in said
-    assert not (job.parent / "run" / "amc" / "journal.jsonl").exists()
+    assert not (job.parent / "run" / "searched" / "journal.jsonl").exists()
 
 
 def test_a_run_folder_of_another_job_is_refused(job, capsys):
@@ -148,3 +148,32 @@ def test_other_weights_in_the_same_folder_are_refused(job, capsys):
     sc.save(zoo.build("resnet20", 10, 1, width=8), job.parent / "dense.safetensors")
     assert main(["search", str(job)]) == 2
     assert "weights" in capsys.readouterr().err
+
+
+def test_a_range_is_searched_once_and_cut_anywhere(job, capsys):
+    text = (
+        job.read_text().replace("macs = 0.4", "macs = [0.3, 0.6]").replace('kind = "ddpg"\nwarmup = 4\nhidden = 16', "")
+    )
+    job.write_text(text.replace('rivals = ["uniform", "random"]', 'rivals = ["uniform"]'))
+    assert main(["search", str(job)]) == 0
+    run = job.parent / "run"
+    journal = (run / "searched" / "journal.jsonl").read_bytes()
+    dense = zoo.build("resnet20", 10, 1, width=8)
+    example = torch.zeros(1, 1, 8, 8)
+    whole = count_costs(dense, example).macs
+    for at in (0.35, 0.5):
+        assert main(["prune", str(run), "--at", str(at)]) == 0
+        place = run / "searched" / f"at_{at:g}.safetensors"
+        assert str(place) in capsys.readouterr().out
+        assert 0.8 * at * whole < count_costs(sc.load(place, dense), example).macs <= at * whole
+    assert (run / "searched" / "journal.jsonl").read_bytes() == journal, "it searched again"
+    assert main(["prune", str(run), "--at", "0.7"]) == 2
+    assert "outside what was searched" in capsys.readouterr().err
+    assert main(["report", str(run)]) == 0
+    assert 'id="front"' in (run / "report.html").read_text()
+
+
+def test_a_searcher_of_one_budget_refuses_a_range(job, capsys):
+    job.write_text(job.read_text().replace("macs = 0.4", "macs = [0.3, 0.6]"))
+    assert main(["search", str(job)]) == 2
+    assert "DDPG serves one budget only" in capsys.readouterr().err

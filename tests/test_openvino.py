@@ -15,8 +15,7 @@ from secateur.errors import JobError
 from secateur.graph import ModelGraph
 from secateur.prune import Cutter, fold_norms
 from secateur.prune.order import keep, rank
-from secateur.runtimes import engine as engines
-from secateur.runtimes.engine import engine
+from secateur.runtimes import ENGINES, engine
 
 pytest.importorskip("openvino")
 from secateur.runtimes import openvino
@@ -233,7 +232,7 @@ def test_ranges_are_of_inner_layers_and_leave_no_hooks() -> None:
 def test_engines_by_name() -> None:
     dense, inputs = dense_and_inputs("plain")
     (x,) = inputs(4)
-    for name in engines.ENGINES:
+    for name in ENGINES:
         quick = engine(name, dense, (x,), (x,))(dense)
         assert error(quick, dense, (x,)) < (0.1 if name == "openvino-int8" else 1e-5)
     with pytest.raises(JobError, match="'tensorrt'; choose one of torch, openvino, openvino-int8"):

@@ -27,7 +27,7 @@ from secateur.run import Study, accuracy, agreement, score_of, write_atomically
 from secateur.runtimes import latencies_ms
 from secateur.search import RULES, SearchSpace
 
-AGENT = "amc"
+SEARCHED = "searched"
 """The row of the job's own searcher."""
 MAY_CHANGE = {"trials", "seconds", "threads", "report", "finetune", "folder"}
 """Keys of a job that a run folder does not hold fast."""
@@ -100,14 +100,14 @@ class Run:
         calibration = Calibration((self.materials.calibration,))
         return Pruner(self.materials.model, self.space.graph, calibration, self.job.prune)
 
-    def study(self, name: str = AGENT) -> Study:
+    def study(self, name: str = SEARCHED) -> Study:
         """The search of the job's searcher, or of a rival, from the start or from where it stopped."""
         if name not in self._studies:
             self._studies[name] = self._search(name)
         return self._studies[name]
 
     def _search(self, name: str) -> Study:
-        strategy = self.job.searcher if name == AGENT else SEARCHERS[name](seed=self.job.searcher.seed)
+        strategy = self.job.searcher if name == SEARCHED else SEARCHERS[name](seed=self.job.searcher.seed)
         with SearchProgress(self.job.trials, name) as progress:
             return search(
                 self.materials.model,
@@ -122,7 +122,7 @@ class Run:
                 on_trial=progress,
             )
 
-    def plan(self, name: str = AGENT) -> Plan:
+    def plan(self, name: str = SEARCHED) -> Plan:
         """The best plan of a search, or a rule's only one."""
         if name in RULES:
             return self.space.fit(RULES[name](len(self.space.sites)))
@@ -137,7 +137,7 @@ class Run:
         write_atomically(place.with_suffix(".json"), json.dumps(plan.to_json(), indent=2).encode() + b"\n")
         return place, self.test(small)
 
-    def place(self, file: str, name: str = AGENT) -> Path:
+    def place(self, file: str, name: str = SEARCHED) -> Path:
         """Where a row keeps a file."""
         return self.folder / name / file
 
@@ -147,7 +147,7 @@ class Run:
         write_atomically(place, json.dumps(self.plan().to_json(), indent=2).encode() + b"\n")
         return place
 
-    def pruned(self, name: str = AGENT) -> nn.Module:
+    def pruned(self, name: str = SEARCHED) -> nn.Module:
         """The network pruned by the best plan, kept in pruned.safetensors beside plan.json."""
         plan, home = self.plan(name), self.folder / name
         home.mkdir(exist_ok=True)
@@ -163,7 +163,7 @@ class Run:
         write_atomically(note, raw)
         return small.eval()
 
-    def small(self, name: str = AGENT) -> nn.Module:
+    def small(self, name: str = SEARCHED) -> nn.Module:
         """The fine-tuned network, kept in small.safetensors; the run's own is also at the top of the folder."""
         small, home = self.pruned(name), self.folder / name
         with FineTuneProgress(self.job.finetune.epochs, name) as progress:
@@ -177,7 +177,7 @@ class Run:
                 on_epoch=progress,
             )
         save(small, home / "small.safetensors")
-        if name == AGENT:
+        if name == SEARCHED:
             save(small, self.folder / "small.safetensors")
         rows = [dataclasses.asdict(epoch) for epoch in history]
         write_atomically(home / "history.json", json.dumps(rows).encode())
@@ -185,8 +185,8 @@ class Run:
 
     def report(self) -> Report:
         """Run the rivals, measure every row, and write report.json and report.html."""
-        names = [*self.job.report.rivals, AGENT]
-        tuned = names if self.job.finetune.rivals else [AGENT]
+        names = [*self.job.report.rivals, SEARCHED]
+        tuned = names if self.job.finetune.rivals else [SEARCHED]
         before = {name: self.pruned(name) for name in names}
         after = {name: self.small(name) for name in names if name in tuned and self.job.finetune.epochs}
         networks = {"dense": self.materials.model, **before}

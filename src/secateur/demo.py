@@ -13,7 +13,7 @@ from secateur.job import DataJob, FineTuneJob, Job, ModelJob, ReportJob, materia
 from secateur.plan import Budget
 from secateur.prune import PruneSettings
 from secateur.report import FineTuneProgress
-from secateur.search import DDPG, SpaceSettings
+from secateur.search import SpaceSettings
 
 DENSE_EPOCHS = 30
 
@@ -24,11 +24,10 @@ def demo(folder: str, command: str) -> Run:
         model=ModelJob("resnet20", options={"width": 16}),
         data=DataJob("digits", reward=497, calibration=700),
         budget=Budget(macs=0.15),
-        trials=200,
+        trials=100,
         folder=folder,
         workers=2,
         threads=1,
-        searcher=DDPG(seed=0, warmup=50),
         space=SpaceSettings(min_keep=0.05),
         prune=PruneSettings(trial_examples=700),  # pictures of 8 x 8 pixels have few positions to learn from
         # Rivals are compared before fine-tuning: after it, 600 test images cannot tell the plans apart.
