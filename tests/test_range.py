@@ -37,8 +37,12 @@ def search(
     )
 
 
-def test_the_trials_spread_over_the_range() -> None:
-    study = search()
+SEARCHERS = [sc.Bayesian(), sc.Knapsack(), sc.DDPG(warmup=4, hidden=16)]
+
+
+@pytest.mark.parametrize("searcher", SEARCHERS, ids=lambda searcher: type(searcher).__name__)
+def test_the_trials_spread_over_the_range(searcher: object) -> None:
+    study = search(searcher)
     fractions = [trial.outcome.costs.macs / study.graph.dense.macs for trial in study.trials]
     assert max(fractions) <= 0.7
     assert min(fractions) < 0.4
@@ -57,8 +61,9 @@ def test_the_front_rises_and_every_point_of_it_is_complete() -> None:
 
 
 @pytest.mark.parametrize("fraction", [0.3, 0.41, 0.5, 0.7])
-def test_any_budget_of_the_range_has_its_plan(fraction: float) -> None:
-    study = search()
+@pytest.mark.parametrize("searcher", SEARCHERS, ids=lambda searcher: type(searcher).__name__)
+def test_any_budget_of_the_range_has_its_plan(searcher: object, fraction: float) -> None:
+    study = search(searcher)
     plan = study.plan(sc.Budget(macs=fraction))
     small = sc.prune(network(), EXAMPLE, plan, calibration=[EXAMPLE])
     assert sc.inspect(small, EXAMPLE).dense.macs <= fraction * study.graph.dense.macs
@@ -106,12 +111,12 @@ def test_what_was_learnt_on_one_network_begins_the_search_on_another(tmp_path: P
     warm = sc.Bayesian(prior=str(file)).start(here)
     cold = sc.Bayesian().start(here)
     assert here.cost(here.counts(warm.ask())) <= here.limit
-    assert warm.surrogate.mean.tolist() != cold.surrogate.mean.tolist()
+    assert warm.belief.surrogate.mean.tolist() != cold.belief.surrogate.mean.tolist()
 
 
 def test_a_network_teaches_itself_what_it_learnt(tmp_path: Path) -> None:
     first = search(budget=sc.Budget(macs=0.5), folder=tmp_path / "a", trials=30)
-    learnt = first.searcher.surrogate.mean
+    learnt = first.searcher.belief.surrogate.mean
     space = first.space
     carried = prior_weights(space, tmp_path / "a" / "searcher.safetensors")
     assert np.argmax(carried) == np.argmax(learnt)
@@ -124,3 +129,15 @@ def test_lessons_that_are_none_are_refused(tmp_path: Path) -> None:
     for file in (tmp_path / "bad.safetensors", tmp_path / "none.safetensors", tmp_path / "r" / "searcher.safetensors"):
         with pytest.raises(sc.StudyError, match="holds no lessons"):
             sc.Bayesian(prior=str(file)).start(here)
+
+
+def test_an_agent_takes_its_policy_with_it(tmp_path: Path) -> None:
+    agent = sc.DDPG(warmup=2, hidden=16)
+    taught = search(agent, sc.Budget(macs=0.5), tmp_path / "a", trials=6).searcher
+    here = SearchSpace(sc.inspect(*build("residual")), sc.Budget(macs=0.5))
+    file = str(tmp_path / "a" / "searcher.safetensors")
+    warm = sc.DDPG(warmup=2, hidden=16, prior=file).start(here)
+    state = [np.full(11, 0.5, dtype=np.float32)]
+    assert warm.learner.act(state) == taught.learner.act(state)
+    with pytest.raises(sc.StudyError, match="same `hidden`"):
+        sc.DDPG(hidden=8, prior=file).start(here)

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from secateur.plan import Plan
 from secateur.search.baselines import RULES
+from secateur.search.belief import Belief, Counts
 from secateur.search.knapsack import Solver
 from secateur.search.searcher import Searcher, State, random_state, restore_random
 from secateur.search.space import SearchSpace
-from secateur.search.surrogate import Surrogate, as_rows
-from secateur.search.transfer import lessons, prior_weights
+from secateur.search.surrogate import as_rows
 
-Counts = dict[str, int]
-
-GOLDEN = (5**0.5 - 1) / 2
 LEAP = 0.15
 """Spread of a mutated site's change, as a fraction of its choices."""
 CLIMBS = 4
@@ -53,83 +48,57 @@ class _BayesianSearcher:
         self.space = space
         self.settings = settings
         self.solver = Solver(space)
-        self.surrogate = Surrogate(space, prior_weights(space, settings.prior))
+        self.belief = Belief(space, settings.prior)
         self.rng = np.random.default_rng(settings.seed)
         self.asked = 0
-        self.plans: list[Counts] = []
-        self.rewards: list[float] = []
 
     def ask(self) -> Plan:
         """The next plan, within the budget, or at the next point of a range of budgets."""
-        number, limit = self.asked, self._limit()
+        number, limit, surrogate = self.asked, self.space.limit_of(self.asked), self.belief.surrogate
         self.asked += 1
         if number == 0:
-            return self.space.plan(self.solver.solve(self.surrogate.weighted(self.surrogate.mean), limit))
-        if number <= len(RULES) and not self.space.budget.is_range:
-            return self.space.fit([*RULES.values()][number - 1](len(self.space.sites)))
-        candidates = self._candidates(limit, self.rng)
-        return self.space.plan(candidates[int(np.argmax(self.surrogate.draw(as_rows(candidates), self.rng)))])
+            return self.space.plan(self.solver.solve(surrogate.weighted(surrogate.mean), limit))
+        if number <= len(RULES):
+            return self.space.fit([*RULES.values()][number - 1](len(self.space.sites)), limit)
+        candidates = self._candidates(limit)
+        return self.space.plan(candidates[int(np.argmax(surrogate.draw(as_rows(candidates), self.rng)))])
 
-    def _limit(self) -> float:
-        """Of the plan asked for now: the golden ratio's multiples fill a range evenly, whenever it is stopped."""
-        spread = self.asked * GOLDEN % 1.0
-        return self.space.lowest + spread * (self.space.limit - self.space.lowest)
-
-    def _candidates(self, limit: float, rng: np.random.Generator) -> list[Counts]:
+    def _candidates(self, limit: float) -> list[Counts]:
         """Plans that were not tried yet, as far as there are any."""
-        solve, surrogate = self.solver.solve, self.surrogate
-        found = [solve(surrogate.weighted(surrogate.sample(rng)), limit) for _ in range(self.settings.knapsacks)]
+        surrogate, rng = self.belief.surrogate, self.rng
+        weighted = [surrogate.weighted(surrogate.sample(rng)) for _ in range(self.settings.knapsacks)]
+        found = [self.solver.solve(losses, limit) for losses in weighted]
         parents = self._parents(limit) or found
         for number in range(self.settings.children):
             found.append(mutant(self.space, parents[number % len(parents)], limit, rng))
-        tried = {tuple(plan.values()) for plan in self.plans}
+        tried = {tuple(plan.values()) for plan in self.belief.plans}
         return [plan for plan in found if tuple(plan.values()) not in tried] or found
 
     def _parents(self, limit: float) -> list[Counts]:
-        """The best plans so far; in a range of budgets, of those nearest in cost."""
-        order: Sequence[int] = range(len(self.plans))
-        if self.space.budget.is_range:
-            costs = [abs(self.space.cost(plan) - limit) for plan in self.plans]
-            order = sorted(order, key=lambda number: costs[number])[: 3 * self.settings.parents]
-        best = sorted(order, key=lambda number: -self.rewards[number])[: self.settings.parents]
-        return [self.plans[number] for number in best]
+        return self.belief.best(self.settings.parents, limit if self.space.budget.is_range else None)
 
     def propose(self, limit: float) -> Plan:
         """What the surrogate believes best at this limit, climbed to from what is known."""
-        rng = np.random.default_rng([self.settings.seed, self.asked])
-        weights = self.surrogate.sound(self.surrogate.mean)
-        best = [self.solver.solve(self.surrogate.weighted(weights), limit)]
+        rng, surrogate = np.random.default_rng([self.settings.seed, self.asked]), self.belief.surrogate
+        best = [self.solver.solve(surrogate.weighted(surrogate.sound(surrogate.mean)), limit)]
         starts = self._parents(limit)
         for _ in range(CLIMBS):
             found = best + [mutant(self.space, plan, limit, rng) for plan in starts for _ in range(20)]
-            mean, _ = self.surrogate.predict(as_rows(found))
-            best = [found[number] for number in np.argsort(-mean)[: self.settings.parents]]
-            starts = best
+            mean, _ = surrogate.predict(as_rows(found))
+            best = starts = [found[number] for number in np.argsort(-mean)[: self.settings.parents]]
         return self.space.plan(best[0])
 
     def tell(self, plan: Plan, reward: float | None) -> None:
         if reward is not None:
-            self.plans.append(self.space.counts(plan))
-            self.rewards.append(reward)
-            self._learn()
-
-    def _learn(self) -> None:
-        if self.plans:
-            self.surrogate.fit(as_rows(self.plans), np.array(self.rewards))
+            self.belief.learn(plan, reward)
 
     def state(self) -> State:
-        told = {"plans": as_rows(self.plans), "rewards": np.array(self.rewards)} if self.plans else {}
-        learnt = lessons(self.space, self.surrogate.sound(self.surrogate.mean))
-        return {"random": random_state(self.rng), "asked": np.array([self.asked]), **told, **learnt}
+        return {"random": random_state(self.rng), "asked": np.array([self.asked]), **self.belief.state()}
 
     def restore(self, state: State) -> None:
         restore_random(self.rng, state["random"])
         self.asked = int(state["asked"][0])
-        keys = [site.key for site in self.space.sites]
-        rows: npt.NDArray[np.int64] = state.get("plans", np.zeros((0, len(keys)), dtype=np.int64))
-        self.plans = [dict(zip(keys, map(int, row), strict=True)) for row in rows]
-        self.rewards = [float(reward) for reward in state.get("rewards", [])]
-        self._learn()
+        self.belief.restore(state)
 
 
 def mutant(space: SearchSpace, plan: Counts, limit: float, rng: np.random.Generator) -> Counts:

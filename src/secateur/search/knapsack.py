@@ -15,16 +15,14 @@ import numpy.typing as npt
 
 from secateur.errors import BudgetError
 from secateur.plan import Plan
+from secateur.search.belief import Belief
 from secateur.search.searcher import Searcher, State, random_state, restore_random
 from secateur.search.space import SearchSpace
-from secateur.search.surrogate import Surrogate, as_rows
-from secateur.search.transfer import lessons, prior_weights
 
 Array = npt.NDArray[np.float64]
 
 SWEEPS = 3
 HALVINGS = 40
-GOLDEN = (5**0.5 - 1) / 2
 
 
 class Solver:
@@ -113,46 +111,31 @@ class _KnapsackSearcher:
         self.space = space
         self.settings = settings
         self.solver = Solver(space)
-        self.surrogate = Surrogate(space, prior_weights(space, settings.prior))
+        self.belief = Belief(space, settings.prior)
         self.rng = np.random.default_rng(settings.seed)
         self.asked = 0
-        self.plans: list[dict[str, int]] = []
-        self.rewards: list[float] = []
 
     def ask(self) -> Plan:
         """The plan of what is known beforehand, then plans for sampled weights."""
+        surrogate, limit = self.belief.surrogate, self.space.limit_of(self.asked)
+        first = self.asked == 0 or not self.settings.learn
         self.asked += 1
-        weights = self.surrogate.mean
-        if self.asked > 1 and self.settings.learn:
-            weights = self.surrogate.sample(self.rng)
-        return self.space.plan(self.solver.solve(self.surrogate.weighted(weights), self._limit()))
-
-    def _limit(self) -> float:
-        """Of the plan asked for now: the golden ratio's multiples fill a range evenly, whenever it is stopped."""
-        spread = self.asked * GOLDEN % 1.0
-        return self.space.lowest + spread * (self.space.limit - self.space.lowest)
+        weights = surrogate.mean if first else surrogate.sample(self.rng)
+        return self.space.plan(self.solver.solve(surrogate.weighted(weights), limit))
 
     def propose(self, limit: float) -> Plan:
         """The answer for the weights that are most likely now."""
-        weights = self.surrogate.sound(self.surrogate.mean)
-        return self.space.plan(self.solver.solve(self.surrogate.weighted(weights), limit))
+        surrogate = self.belief.surrogate
+        return self.space.plan(self.solver.solve(surrogate.weighted(surrogate.sound(surrogate.mean)), limit))
 
     def tell(self, plan: Plan, reward: float | None) -> None:
         if reward is not None and self.settings.learn:
-            self.plans.append(self.space.counts(plan))
-            self.rewards.append(reward)
-            self.surrogate.fit(as_rows(self.plans), np.array(self.rewards))
+            self.belief.learn(plan, reward)
 
     def state(self) -> State:
-        told = {"plans": as_rows(self.plans), "rewards": np.array(self.rewards)} if self.plans else {}
-        learnt = lessons(self.space, self.surrogate.sound(self.surrogate.mean))
-        return {"random": random_state(self.rng), "asked": np.array([self.asked]), **told, **learnt}
+        return {"random": random_state(self.rng), "asked": np.array([self.asked]), **self.belief.state()}
 
     def restore(self, state: State) -> None:
         restore_random(self.rng, state["random"])
         self.asked = int(state["asked"][0])
-        keys = [site.key for site in self.space.sites]
-        self.plans = [dict(zip(keys, map(int, row), strict=True)) for row in state.get("plans", ())]
-        self.rewards = [float(reward) for reward in state.get("rewards", [])]
-        if self.plans:
-            self.surrogate.fit(as_rows(self.plans), np.array(self.rewards))
+        self.belief.restore(state)

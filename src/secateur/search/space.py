@@ -18,6 +18,7 @@ from secateur.plan import Budget, Plan, Site
 Curve = npt.NDArray[np.float64]
 HALVINGS = 16
 """Of the factor that scales a plan to its budget: finer than any rounding step."""
+GOLDEN = (5**0.5 - 1) / 2
 
 
 @dataclass(frozen=True)
@@ -136,29 +137,35 @@ class SearchSpace:
                 high = middle - 1
         return choices[low]
 
-    def fit(self, keeps: Sequence[float]) -> Plan:
-        """The plan nearest in proportions to `keeps` that uses the budget up and never exceeds it.
+    def limit_of(self, trial: int) -> float:
+        """The most that trial `trial` may cost: where a range of budgets is searched, multiples of the golden
+        ratio fill it evenly, whenever the search is stopped."""
+        return self.lowest + trial * GOLDEN % 1.0 * (self.limit - self.lowest)
+
+    def fit(self, keeps: Sequence[float], limit: float | None = None) -> Plan:
+        """The plan nearest in proportions to `keeps` that uses `limit` (the space's own) up and never exceeds it.
 
         All fractions are scaled by one factor, the largest that fits; what rounding leaves is spent one
         step a site, on those that rounding took most from. Every searcher's plans come through here.
         """
+        limit = self.limit if limit is None else limit
         low, high = 0.0, 1.0 / min(keeps)
-        if self.cost(self._scaled(keeps, high)) <= self.limit:
+        if self.cost(self._scaled(keeps, high)) <= limit:
             return self.plan(self._scaled(keeps, high))
         for _ in range(HALVINGS):
             middle = (low + high) / 2
-            if self.cost(self._scaled(keeps, middle)) <= self.limit:
+            if self.cost(self._scaled(keeps, middle)) <= limit:
                 low = middle
             else:
                 high = middle
-        return self.plan(self._spend(self._scaled(keeps, low), keeps, low))
+        counts = self._scaled(keeps, low)
+        return self.plan(self._spend(counts, keeps, low, limit - self.cost(counts)))
 
     def _scaled(self, keeps: Sequence[float], factor: float) -> dict[str, int]:
         pairs = zip(self.sites, keeps, strict=True)
         return {site.key: site.count(min(factor * keep, 1.0)) for site, keep in pairs}
 
-    def _spend(self, counts: dict[str, int], keeps: Sequence[float], factor: float) -> dict[str, int]:
-        spare = self.limit - self.cost(counts)
+    def _spend(self, counts: dict[str, int], keeps: Sequence[float], factor: float, spare: float) -> dict[str, int]:
         missing = {
             site: (factor * keep * site.width - counts[site.key]) / site.step
             for site, keep in zip(self.sites, keeps, strict=True)

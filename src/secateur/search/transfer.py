@@ -48,3 +48,14 @@ def prior_weights(space: SearchSpace, place: str | Path | None) -> Array | None:
     nearness = np.exp(logarithms - logarithms.max(1, keepdims=True))
     mean = (nearness @ np.log(weights)) / nearness.sum(1)
     return np.asarray(np.exp(mean - mean.mean()), dtype=np.float64)
+
+
+def load_state(place: str | Path) -> State:
+    """A searcher's state from the searcher.safetensors of a run. Raises StudyError where it cannot be read."""
+    try:
+        state: dict[str, npt.NDArray[Any]] = load_file(place)
+    except (OSError, SafetensorError) as error:
+        raise StudyError(
+            f"{place} holds no lessons of a search ({error}); give a run's searcher.safetensors"
+        ) from error
+    return state

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import torch
-from torch import nn
 
+from secateur.errors import StudyError
 from secateur.plan import Plan
 from secateur.search.baselines import RULES, random_keeps
-from secateur.search.ddpg.networks import Actor, Critic
-from secateur.search.ddpg.replay import Batch, EpisodeRecord, Replay
+from secateur.search.belief import Belief
+from secateur.search.ddpg.learner import Array, Learner, under
+from secateur.search.ddpg.replay import EpisodeRecord, Replay
 from secateur.search.episode import FEATURES, Episode
 from secateur.search.searcher import Searcher, State, random_state, restore_random
 from secateur.search.space import SearchSpace
-from secateur.search.surrogate import Surrogate, as_rows
+from secateur.search.surrogate import as_rows
+from secateur.search.transfer import load_state
 from secateur.threads import torch_threads
 
 
@@ -49,6 +47,8 @@ class DDPG:
     far, say of them, and tries the most promising of as many walks. 0: it learns from real rewards alone."""
     memory: int = 1000
     """Imagined walks remembered."""
+    prior: str | None = None
+    """A searcher.safetensors that an agent left on another network: begin with its policy and what it learnt."""
 
     @classmethod
     def paper(cls, seed: int = 0, warmup: int = 100) -> DDPG:
@@ -60,35 +60,34 @@ class DDPG:
         return Agent(space, self)
 
 
-@dataclass(frozen=True, eq=False)
-class _Walk:
-    plan: Plan
-    record: EpisodeRecord
-
-
 class Agent:
-    """Walks the sites, and learns one policy for all of them from the reward at the end."""
+    """Walks the sites, and learns one policy for all of them from the reward at the end.
+
+    Where a range of budgets is searched, a twelfth feature tells the limit of the walk, as a fraction of the dense
+    cost; so one policy serves the whole range.
+    """
 
     def __init__(self, space: SearchSpace, settings: DDPG) -> None:
         self.space = space
         self.settings = settings
-        self.episode = Episode(space)
         self.rng = np.random.default_rng(settings.seed)
-        generator = torch.Generator().manual_seed(settings.seed)
-        self.actor = Actor(len(FEATURES), settings.hidden, generator)
-        self.critic = Critic(len(FEATURES), settings.hidden, generator)
-        self.actor_target = copy.deepcopy(self.actor)
-        self.critic_target = copy.deepcopy(self.critic)
-        self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), settings.actor_lr)
-        self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), settings.critic_lr)
-        sites = len(space.sites)
-        self.replay = Replay(settings.replay, sites, len(FEATURES))
-        self.imagined = Replay(settings.memory, sites, len(FEATURES))
-        self.told: list[tuple[dict[str, int], float]] = []
-        self.surrogate = Surrogate(space)
+        features, sites = len(FEATURES) + space.budget.is_range, len(space.sites)
+        self.learner = Learner(features, settings)
+        self.replay = Replay(settings.replay, sites, features)
+        self.imagined = Replay(settings.memory, sites, features)
+        self.belief = Belief(space, settings.prior)
         self.asked = 0
-        self.baseline = 0.0
-        self.spread = 0.0
+        if settings.prior is not None:
+            self._adopt(settings.prior)
+
+    def _adopt(self, prior: str) -> None:
+        try:
+            self.learner.adopt(load_state(prior))
+        except RuntimeError as error:
+            raise StudyError(
+                f"{prior} holds no agent of this form; it must have the same `hidden`, and both or "
+                "neither a range of budgets"
+            ) from error
 
     @property
     def sigma(self) -> float:
@@ -97,157 +96,102 @@ class Agent:
 
     def ask(self) -> Plan:
         """Walk the sites once; each action is limited to what the budget still allows."""
-        number = self.asked
+        number, limit = self.asked, self.space.limit_of(self.asked)
         self.asked += 1
         if number < self.settings.warmup:
             if number < len(RULES):
-                return self.space.fit([*RULES.values()][number](len(self.space.sites)))
-            return self.space.fit(random_keeps(self.space, self.rng))
+                return self.space.fit([*RULES.values()][number](len(self.space.sites)), limit)
+            return self.space.fit(random_keeps(self.space, self.rng), limit)
+        walks = self._walk([limit] * max(self.settings.rehearsal, 1), self.rng, self.sigma)
         if not self.settings.rehearsal:
-            return self._walk(1)[0].plan
-        walks = self._walk(self.settings.rehearsal)
-        counts = as_rows([self.space.counts(walk.plan) for walk in walks])
-        return walks[int(np.argmax(self.surrogate.draw(counts, self.rng)))].plan
+            return walks[0]
+        counts = as_rows([self.space.counts(walk) for walk in walks])
+        return walks[int(np.argmax(self.belief.surrogate.draw(counts, self.rng)))]
 
-    def _walk(self, number: int) -> list[_Walk]:
-        """Noisy walks side by side, each fitted to the budget."""
-        episodes = [copy.copy(self.episode) for _ in range(number)]
-        state_t = np.stack([episode.reset() for episode in episodes])
+    def propose(self, limit: float) -> Plan:
+        """Of the policy's own walk to this limit and some near it, the one the surrogate believes in."""
+        rng = np.random.default_rng([self.settings.seed, self.asked])
+        still, near = self._walk([limit], rng, 0.0), self._walk([limit] * 2 * self.settings.rehearsal, rng, 0.1)
+        mean, _ = self.belief.surrogate.predict(as_rows([self.space.counts(walk) for walk in still + near]))
+        return (still + near)[int(np.argmax(mean)) if self.settings.rehearsal else 0]
+
+    def _walk(self, limits: list[float], rng: np.random.Generator, sigma: float) -> list[Plan]:
+        """Walks side by side, each to a limit of its own, and each fitted to it."""
+        episodes = [Episode(self.space, limit) for limit in limits]
+        states = [self._seen(episode.reset(), limit) for episode, limit in zip(episodes, limits, strict=True)]
         while not episodes[0].done:
-            with torch.no_grad():
-                actions = self.actor(torch.from_numpy(state_t)).tolist()
-            pairs = zip(episodes, actions, strict=True)
-            state_t = np.stack([episode.step(self._explore(episode, action)) for episode, action in pairs])
-        return [self._remembered(self.space.fit(episode.keeps)) for episode in episodes]
+            for number, action in enumerate(self.learner.act(states)):
+                episode = episodes[number]
+                states[number] = self._seen(episode.step(_noisy(episode, action, rng, sigma)), limits[number])
+        return [self.space.fit(one.keeps, limit) for one, limit in zip(episodes, limits, strict=True)]
 
-    def _remembered(self, plan: Plan, reward: float = 0.0) -> _Walk:
-        """The walk that leads to a plan."""
-        states = self.episode.states_of(plan)
+    def _seen(self, state: Array, limit: float) -> Array:
+        """A state as the networks see it."""
+        if not self.space.budget.is_range:
+            return state
+        return np.append(state, np.float32(limit / self.space.cost.dense))
+
+    def _record(self, plan: Plan, reward: float = 0.0) -> EpisodeRecord:
+        """The walk that leads to a plan; it is taken to have been told to cost what it costs."""
+        counts = self.space.counts(plan)
+        limit = self.space.cost(counts)
+        states = np.stack([self._seen(state, limit) for state in Episode(self.space).states_of(plan)])
         actions = np.array([plan[site.key] for site in self.space.sites], dtype=np.float32)
-        counts = np.array([*self.space.counts(plan).values()])
-        return _Walk(plan, EpisodeRecord(states, actions, counts, np.full_like(actions, reward)))
-
-    def _explore(self, episode: Episode, action: float) -> float:
-        """Truncated normal noise around the action, within what the site allows."""
-        low, high = episode.least, episode.most
-        for _ in range(20):
-            noisy = self.rng.normal(action, self.sigma)
-            if low <= noisy <= high:
-                return float(noisy)
-        return float(np.clip(action, low, high))
+        return EpisodeRecord(states, actions, np.array([*counts.values()]), np.full_like(actions, reward))
 
     def tell(self, plan: Plan, reward: float | None) -> None:
-        """Remember the walk that leads to `plan`, and learn once warm-up is over."""
+        """Remember the walk that leads to `plan`, and learn."""
         if reward is None:
             return
-        record = self._remembered(plan, reward).record
+        record = self._record(plan, reward)
         self.replay.add(record)
         if self.settings.rehearsal:
-            self.told.append((self.space.counts(plan), reward))
+            self.belief.learn(plan, reward)
             self._rehearse(record)
-        if self.asked > self.settings.warmup or self.settings.rehearsal:
-            replay = self.imagined if self.settings.rehearsal else self.replay
-            with torch_threads(1):
-                for _ in range(self.settings.updates * len(self.space.sites)):
-                    self._update(replay.sample(self.settings.batch, self.rng))
+            self._update(self.imagined)
+        elif self.asked > self.settings.warmup:
+            self._update(self.replay)
 
     def _rehearse(self, record: EpisodeRecord) -> None:
-        """Correct the surrogate by what is known now, and walk on it."""
-        self._learn()
+        """Walk on the surrogate, and pay all imagined walks by what is believed of them now."""
         self.imagined.add(record)
-        for walk in self._walk(self.settings.rehearsal):
-            self.imagined.add(walk.record)
+        limits = [self.space.limit_of(self.asked + number) for number in range(self.settings.rehearsal)]
+        for walk in self._walk(limits, self.rng, self.sigma):
+            self.imagined.add(self._record(walk))
         counts = self.imagined.counts[: len(self.imagined)]
-        self.imagined.rewards[: len(counts)] = self.surrogate.predict(counts)[0][:, None]
+        mean, _ = self.belief.surrogate.predict(counts)
+        self.imagined.rewards[: len(counts)] = mean[:, None]
 
-    def _learn(self) -> None:
-        plans, rewards = zip(*self.told, strict=True)
-        self.surrogate.fit(as_rows(plans), np.array(rewards))
-
-    def _update(self, batch: Batch) -> None:
-        """One step of both networks; the reward is taken against a moving-average baseline."""
-        mean, std = float(batch.reward_t.mean()), float(batch.reward_t.std())
-        first = self.spread == 0.0
-        self.baseline = mean if first else 0.5 * (self.baseline + mean)
-        self.spread = max(std if first else 0.5 * (self.spread + std), 1e-8)
-        advantage = (batch.reward_t - self.baseline) / self.spread
-        with torch.no_grad():
-            action_tp1 = self.actor_target(batch.state_tp1)
-            value_tp1 = self.critic_target(batch.state_tp1, action_tp1)
-            target = advantage + self.settings.discount * batch.going_on * value_tp1
-        loss = nn.functional.mse_loss(self.critic(batch.state_t, batch.action_t), target)
-        _descend(self.critic_optimizer, loss)
-        _descend(self.actor_optimizer, -self.critic(batch.state_t, self.actor(batch.state_t)).mean())
-        _follow(self.actor_target, self.actor, self.settings.tau)
-        _follow(self.critic_target, self.critic, self.settings.tau)
+    def _update(self, replay: Replay) -> None:
+        with torch_threads(1):
+            for _ in range(self.settings.updates * len(self.space.sites)):
+                self.learner.update(replay.sample(self.settings.batch, self.rng))
 
     def state(self) -> State:
-        """Networks, optimisers, replay and random numbers as arrays."""
-        arrays: dict[str, npt.NDArray[Any]] = {
-            "random": random_state(self.rng),
-            "progress": np.array([self.asked, self.baseline, self.spread], dtype=np.float64),
-        }
-        if self.told:
-            plans, rewards = zip(*self.told, strict=True)
-            arrays |= {"told.plans": as_rows(plans), "told.rewards": np.array(rewards)}
+        """Networks, optimisers, replays, all that was told, and random numbers, as arrays."""
+        arrays = {"random": random_state(self.rng), "asked": np.array([self.asked])}
         for name, replay in self._replays().items():
             arrays |= {f"{name}.{key}": array for key, array in replay.state().items()}
-        for name, part in self._parts().items():
-            arrays |= {f"{name}.{key}": tensor.numpy().copy() for key, tensor in part.items()}
-        return arrays
+        return {**arrays, **self.belief.state(), **self.learner.state()}
 
     def restore(self, state: State) -> None:
         """Become what `state` was taken from."""
         restore_random(self.rng, state["random"])
-        asked, self.baseline, self.spread = (float(x) for x in state["progress"])
-        self.asked = int(asked)
+        self.asked = int(state["asked"][0])
         for name, replay in self._replays().items():
-            replay.restore(_under(name, state))
-        told = _under("told", state)
-        if told:
-            keys = [site.key for site in self.space.sites]
-            plans = [dict(zip(keys, map(int, row), strict=True)) for row in told["plans"]]
-            self.told = [(plan, float(reward)) for plan, reward in zip(plans, told["rewards"], strict=True)]
-            self._learn()
-        for name in ("actor", "critic"):
-            for network in (name, f"{name}_target"):
-                loaded = {key: torch.from_numpy(array.copy()) for key, array in _under(network, state).items()}
-                getattr(self, network).load_state_dict(loaded)
-            _restore_adam(getattr(self, f"{name}_optimizer"), _under(f"{name}_optimizer", state))
+            replay.restore(under(name, state))
+        self.belief.restore(state)
+        self.learner.restore(state)
 
     def _replays(self) -> dict[str, Replay]:
         return {"replay": self.replay, "imagined": self.imagined}
 
-    def _parts(self) -> dict[str, dict[str, torch.Tensor]]:
-        parts = {
-            name: dict(getattr(self, name).state_dict())
-            for name in ("actor", "critic", "actor_target", "critic_target")
-        }
-        for name in ("actor_optimizer", "critic_optimizer"):
-            memory = getattr(self, name).state_dict()["state"]
-            parts[name] = {f"{i}.{key}": value for i, slot in memory.items() for key, value in slot.items()}
-        return parts
 
-
-def _descend(optimizer: torch.optim.Optimizer, loss: torch.Tensor) -> None:
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-
-
-def _follow(target: nn.Module, trained: nn.Module, tau: float) -> None:
-    with torch.no_grad():
-        for slow, fast in zip(target.parameters(), trained.parameters(), strict=True):
-            slow.lerp_(fast, tau)
-
-
-def _under(prefix: str, state: State) -> dict[str, npt.NDArray[Any]]:
-    return {name[len(prefix) + 1 :]: array for name, array in state.items() if name.startswith(prefix + ".")}
-
-
-def _restore_adam(optimizer: torch.optim.Optimizer, arrays: dict[str, npt.NDArray[Any]]) -> None:
-    memory: dict[int, dict[str, torch.Tensor]] = {}
-    for name, array in arrays.items():
-        number, key = name.split(".", 1)
-        memory.setdefault(int(number), {})[key] = torch.from_numpy(np.array(array))
-    optimizer.load_state_dict({"state": memory, "param_groups": optimizer.state_dict()["param_groups"]})
+def _noisy(episode: Episode, action: float, rng: np.random.Generator, sigma: float) -> float:
+    """Truncated normal noise around the action, within what the site allows."""
+    low, high = episode.least, episode.most
+    for _ in range(20 if sigma else 0):
+        noisy = rng.normal(action, sigma)
+        if low <= noisy <= high:
+            return float(noisy)
+    return float(np.clip(action, low, high))
