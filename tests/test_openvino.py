@@ -258,3 +258,24 @@ def test_engines_side_by_side() -> None:
 
     with ThreadPoolExecutor(2) as pool:
         assert max(pool.map(trials, (0.9, 0.6))) < 1e-5
+
+
+def test_what_a_quick_engine_found_is_scored_again_by_torch() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.ReLU(), nn.Conv2d(16, 4, 1))
+    images = torch.randn(120, 3, 8, 8)
+    score = sc.agreement(network.eval(), images)
+    study = sc.search(
+        network,
+        images[:2],
+        evaluate=score,
+        calibration=[images],
+        budget=sc.Budget(macs=0.5),
+        trials=8,
+        settings=sc.SearchSettings(engine="openvino-int8", race=True),
+    )
+    assert 1 <= len(study.checked) <= 5
+    assert study.best.number in study.checked
+    assert study.best.outcome.reward == max(outcome.reward for outcome in study.checked.values())
+    exact = {trial.number: trial.outcome.score for trial in study.trials}
+    assert any(outcome.score != exact[number] for number, outcome in study.checked.items()), "int8 is not exact"

@@ -105,3 +105,17 @@ def test_a_raced_study_is_the_same_again_and_resumes(workers, tmp_path):
     (tmp_path / "a" / "searcher.safetensors").unlink()
     again = search(Counted(), tmp_path / "a", race=True, workers=workers)
     assert [(t.plan, t.outcome.stages) for t in again.trials] == [(t.plan, t.outcome.stages) for t in first.trials]
+
+
+def test_a_search_stops_in_time_and_goes_on(tmp_path):
+    short = search(Counted(), tmp_path / "a", seconds=1e-9)
+    assert len(short.trials) == 1
+    whole = search(Counted(), tmp_path / "a")
+    assert len(whole.trials) == 20
+    assert [t.plan for t in whole.trials] == [t.plan for t in search(Counted()).trials]
+
+
+@pytest.mark.parametrize("bad", [{"seconds": 0}, {"engine": "tensorrt"}, {"workers": 0}])
+def test_settings_that_make_no_sense_are_refused(bad):
+    with pytest.raises(sc.StudyError, match=next(iter(bad))):
+        sc.SearchSettings(**bad)
