@@ -1,6 +1,6 @@
 """ResNet-56 on CIFAR-10 at half its MACs: the agent against random search and the paper's hand-made rules.
 
-Plans are scored on 5,000 training images (a candidate that is four standard errors behind the best is scored no
+Plans are scored on 5,000 training images (a candidate significantly worse than the best, image by image, is scored no
 further, and cannot be the result); channels and refits use 1,500 others; the test images are looked at
 once, when a row's plan is fixed. Every row gets the same channel choice and the same refit, and no fine-tuning.
 Interrupted, it resumes. `--quick` (a minute, ResNet-20, few trials) only shows that it still works.
@@ -47,7 +47,7 @@ class Setting:
             "uniform": (sc.Uniform(), 1),
             "shallow": (sc.Shallow(), 1),
             "deep": (sc.Deep(), 1),
-            "amc": (sc.DDPG(seed=self.seed, warmup=self.trials // 4), self.trials),
+            "amc": (sc.DDPG.paper(self.seed, warmup=self.trials // 4), self.trials),
             "random": (sc.Random(seed=self.seed), self.trials),
         }
 
