@@ -9,8 +9,8 @@ from torch.nn import functional as F
 def cosine(answers: Tensor, wanted: Tensor) -> Tensor:
     """Of each example's answers [N, ...], about their mean: 1 where they are the same up to a positive factor, [N].
 
-    Of logits this says more than the Kullback-Leibler divergence, which looks at the likeliest classes alone: on
-    ResNet-56 it ranks pruned networks as their test accuracy does on a tenth of the examples.
+    Of logits this says more than the Kullback-Leibler divergence, which looks at the likeliest classes alone
+    (`benchmarks/scores.py` compares how scores rank plans).
     """
     answers, wanted = answers.flatten(1).float(), wanted.flatten(1).float()
     return F.cosine_similarity(answers - answers.mean(1, keepdim=True), wanted - wanted.mean(1, keepdim=True))

@@ -70,6 +70,15 @@ def deep(sites: int) -> Sequence[float]:
 RULES: dict[str, Rule] = {"uniform": uniform, "shallow": shallow, "deep": deep}
 
 
+def rule_plan(space: SearchSpace, number: int, limit: float | None = None) -> Plan | None:
+    """The plan of hand-made rule `number` that uses `limit` (the space's own) up; None where there is none left.
+
+    Every searcher that learns begins with these.
+    """
+    rules = [*RULES.values()]
+    return space.fit(rules[number](len(space.sites)), limit) if number < len(rules) else None
+
+
 @dataclass(frozen=True)
 class _Fixed:
     """A rule that proposes one plan, always."""

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from secateur.plan import Plan
-from secateur.search.baselines import RULES
-from secateur.search.belief import Belief, Counts
+from secateur.search.baselines import rule_plan
+from secateur.search.belief import Believer, Counts
 from secateur.search.knapsack import Solver
-from secateur.search.searcher import Searcher, State, random_state, restore_random
+from secateur.search.searcher import Searcher
 from secateur.search.space import SearchSpace
 from secateur.search.surrogate import as_rows
 
@@ -43,14 +43,11 @@ class Bayesian:
         return _BayesianSearcher(space, self)
 
 
-class _BayesianSearcher:
+class _BayesianSearcher(Believer):
     def __init__(self, space: SearchSpace, settings: Bayesian) -> None:
-        self.space = space
+        super().__init__(space, settings.seed, settings.prior)
         self.settings = settings
         self.solver = Solver(space)
-        self.belief = Belief(space, settings.prior)
-        self.rng = np.random.default_rng(settings.seed)
-        self.asked = 0
 
     def ask(self) -> Plan:
         """The next plan, within the budget, or at the next point of a range of budgets."""
@@ -58,8 +55,8 @@ class _BayesianSearcher:
         self.asked += 1
         if number == 0:
             return self.space.plan(self.solver.solve(surrogate.weighted(surrogate.mean), limit))
-        if number <= len(RULES):
-            return self.space.fit([*RULES.values()][number - 1](len(self.space.sites)), limit)
+        if (rule := rule_plan(self.space, number - 1, limit)) is not None:
+            return rule
         candidates = self._candidates(limit)
         return self.space.plan(candidates[int(np.argmax(surrogate.draw(as_rows(candidates), self.rng)))])
 
@@ -87,18 +84,6 @@ class _BayesianSearcher:
             mean, _ = surrogate.predict(as_rows(found))
             best = starts = [found[number] for number in np.argsort(-mean)[: self.settings.parents]]
         return self.space.plan(best[0])
-
-    def tell(self, plan: Plan, reward: float | None) -> None:
-        if reward is not None:
-            self.belief.learn(plan, reward)
-
-    def state(self) -> State:
-        return {"random": random_state(self.rng), "asked": np.array([self.asked]), **self.belief.state()}
-
-    def restore(self, state: State) -> None:
-        restore_random(self.rng, state["random"])
-        self.asked = int(state["asked"][0])
-        self.belief.restore(state)
 
 
 def mutant(space: SearchSpace, plan: Counts, limit: float, rng: np.random.Generator) -> Counts:

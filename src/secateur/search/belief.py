@@ -1,4 +1,4 @@
-"""All plans told so far with their rewards, and the surrogate that was fitted to them."""
+"""All plans told so far with their rewards, the surrogate fitted to them, and what searchers by it have in common."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from secateur.plan import Plan
-from secateur.search.searcher import State
+from secateur.search.searcher import State, random_state, restore_random
 from secateur.search.space import SearchSpace
 from secateur.search.surrogate import Surrogate, as_rows
 from secateur.search.transfer import lessons, prior_weights
@@ -53,3 +53,28 @@ class Belief:
     def _fit(self) -> None:
         if self.plans:
             self.surrogate.fit(as_rows(self.plans), np.array(self.rewards))
+
+
+class Believer:
+    """A searcher's part that is the same whatever it proposes by its belief."""
+
+    def __init__(self, space: SearchSpace, seed: int, prior: str | Path | None) -> None:
+        self.space = space
+        self.belief = Belief(space, prior)
+        self.rng = np.random.default_rng(seed)
+        self.asked = 0
+
+    def tell(self, plan: Plan, reward: float | None) -> None:
+        """Believe a reward; a failed trial teaches nothing."""
+        if reward is not None:
+            self.belief.learn(plan, reward)
+
+    def state(self) -> State:
+        """All that was told, and the random numbers."""
+        return {"random": random_state(self.rng), "asked": np.array([self.asked]), **self.belief.state()}
+
+    def restore(self, state: State) -> None:
+        """Become what `state` was taken from."""
+        restore_random(self.rng, state["random"])
+        self.asked = int(state["asked"][0])
+        self.belief.restore(state)

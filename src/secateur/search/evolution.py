@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from secateur.errors import StudyError
 from secateur.plan import Plan
-from secateur.search.baselines import RULES, random_keeps
+from secateur.search.baselines import random_keeps, rule_plan
 from secateur.search.searcher import Searcher, State
 from secateur.search.space import SearchSpace
 
@@ -69,12 +69,6 @@ class History:
         """Become what `state` was taken from."""
         self.points = [np.array(point, dtype=np.float64) for point in state["points"]]
         self.rewards = [float(reward) for reward in state["rewards"]]
-
-
-def rule_plan(space: SearchSpace, number: int) -> Plan | None:
-    """The hand-made rule that trial `number` tries, as the agent's first trials do; None for all later trials."""
-    rules = [*RULES.values()]
-    return space.fit(rules[number](len(space.sites))) if number < len(rules) else None
 
 
 def least_keeps(space: SearchSpace) -> Vector:

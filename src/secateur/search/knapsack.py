@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 from secateur.errors import BudgetError
 from secateur.plan import Plan
-from secateur.search.belief import Belief
-from secateur.search.searcher import Searcher, State, random_state, restore_random
+from secateur.search.belief import Believer
+from secateur.search.searcher import Searcher
 from secateur.search.space import SearchSpace
 
 Array = npt.NDArray[np.float64]
@@ -106,14 +106,11 @@ class Knapsack:
         return _KnapsackSearcher(space, self)
 
 
-class _KnapsackSearcher:
+class _KnapsackSearcher(Believer):
     def __init__(self, space: SearchSpace, settings: Knapsack) -> None:
-        self.space = space
+        super().__init__(space, settings.seed, settings.prior)
         self.settings = settings
         self.solver = Solver(space)
-        self.belief = Belief(space, settings.prior)
-        self.rng = np.random.default_rng(settings.seed)
-        self.asked = 0
 
     def ask(self) -> Plan:
         """The plan of what is known beforehand, then plans for sampled weights."""
@@ -129,13 +126,5 @@ class _KnapsackSearcher:
         return self.space.plan(self.solver.solve(surrogate.weighted(surrogate.sound(surrogate.mean)), limit))
 
     def tell(self, plan: Plan, reward: float | None) -> None:
-        if reward is not None and self.settings.learn:
-            self.belief.learn(plan, reward)
-
-    def state(self) -> State:
-        return {"random": random_state(self.rng), "asked": np.array([self.asked]), **self.belief.state()}
-
-    def restore(self, state: State) -> None:
-        restore_random(self.rng, state["random"])
-        self.asked = int(state["asked"][0])
-        self.belief.restore(state)
+        if self.settings.learn:
+            super().tell(plan, reward)

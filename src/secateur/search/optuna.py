@@ -12,8 +12,8 @@ import numpy as np
 
 from secateur.errors import StudyError
 from secateur.plan import Plan
-from secateur.search.baselines import RULES
-from secateur.search.evolution import History, Vector, keeps_of, least_keeps, rule_plan
+from secateur.search.baselines import RULES, rule_plan
+from secateur.search.evolution import History, Vector, keeps_of, least_keeps
 from secateur.search.searcher import Searcher, State
 from secateur.search.space import SearchSpace
 

@@ -51,10 +51,6 @@ class Surrogate:
         """The loss of every site, [plans, sites]."""
         return np.stack([curve[counts[:, site]] for site, curve in enumerate(self.curves)], axis=1)
 
-    def features(self, counts: Mapping[str, int]) -> Array:
-        """The losses of one plan's sites, [sites]; `counts` are in forward order."""
-        return np.asarray(self.losses(as_rows([counts]))[0])
-
     def weighted(self, weights: Array) -> list[Array]:
         """The loss curves as they matter under these weights."""
         return [weight * curve for weight, curve in zip(weights, self.curves, strict=True)]

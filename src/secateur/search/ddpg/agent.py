@@ -8,7 +8,7 @@ import numpy as np
 
 from secateur.errors import StudyError
 from secateur.plan import Plan
-from secateur.search.baselines import RULES, random_keeps
+from secateur.search.baselines import random_keeps, rule_plan
 from secateur.search.belief import Belief
 from secateur.search.ddpg.learner import Array, Learner, under
 from secateur.search.ddpg.replay import EpisodeRecord, Replay
@@ -99,9 +99,8 @@ class Agent:
         number, limit = self.asked, self.space.limit_of(self.asked)
         self.asked += 1
         if number < self.settings.warmup:
-            if number < len(RULES):
-                return self.space.fit([*RULES.values()][number](len(self.space.sites)), limit)
-            return self.space.fit(random_keeps(self.space, self.rng), limit)
+            rule = rule_plan(self.space, number, limit)
+            return rule or self.space.fit(random_keeps(self.space, self.rng), limit)
         walks = self._walk([limit] * max(self.settings.rehearsal, 1), self.rng, self.sigma)
         if not self.settings.rehearsal:
             return walks[0]
