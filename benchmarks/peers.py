@@ -108,6 +108,7 @@ def search(
         "score": study.best.outcome.score,
         "trials": len(study.trials),
         "complete": sum(trial.outcome.complete for trial in study.trials),
+        "images_share": sum(len(trial.outcome.values) for trial in study.trials) / len(study.trials) / len(images),
         "seconds_a_trial": (moments[-1] - moments[1]) / (len(moments) - 2),  # the first round is told at once
     }
     if deadline is not None:
@@ -152,6 +153,7 @@ def figures(found: dict[str, dict[str, Any]]) -> dict[str, float]:
         "seconds_a_trial": found["every_image"]["seconds_a_trial"],
         "seconds_a_trial_raced": raced["seconds_a_trial"],
         "trials_15_minutes": raced["trials"],
+        "raced_images_share": raced["images_share"],
         "minutes": raced["seconds"] / 60,
         "macs_fraction": raced["macs_fraction"],
         "test_top1_15_minutes": raced["test_top1"],

@@ -1,0 +1,157 @@
+"""A search of a benchmark: run, its plan pruned for good and looked at on the test images, and kept.
+
+Benchmarks share what they need of one another: a search that is asked for twice is run once. Plans are scored by
+agreement with the dense network on augmented training images, and raced; channels and refits use others. Two searches
+go side by side, each on one thread. What is finished lies in benchmarks/runs/searches.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import record
+import shared_assets
+import torch
+from safetensors.numpy import save_file
+
+import secateur as sc
+from secateur.graph import as_inputs
+from secateur.prune import Calibration, Pruner
+from secateur.run import Evaluator, InProcess, Loop, score_of
+from secateur.search import SearchSpace, resource_constrained
+
+STRATEGIES: dict[str, Callable[[int], Any]] = {
+    "random": lambda seed: sc.Random(seed),
+    "ddpg_paper": lambda seed: sc.DDPG.paper(seed, warmup=25),
+    "ddpg": lambda seed: sc.DDPG(seed),
+    "evolution": lambda seed: sc.Evolution(seed),
+    "tpe": lambda seed: sc.TPE(seed),
+    "cmaes": lambda seed: sc.CMAES(seed),
+    "greedy": lambda seed: sc.Knapsack(seed, learn=False),
+    "knapsack": lambda seed: sc.Knapsack(seed),
+    "bayesian": lambda seed: sc.Bayesian(seed),
+}
+WARM = "bayesian_warm"
+"""The Bayesian search that begins with what the one on ResNet-20 has learnt."""
+LEARNT = ".safetensors"
+POINTS = (0.3, 0.5, 0.7)
+"""Where the answers of a search over a range of budgets are looked at."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """How many images a network's searches use."""
+
+    reward: int = 1000
+    calibration: int = 1500
+    report: int | None = None
+
+
+IMAGES = {"resnet20": Images(), "resnet56": Images(), "mobilenet_v1": Images(250, 250, 500)}
+QUICK = Images(100, 100, 200)
+
+
+@dataclass(frozen=True)
+class Search:
+    """Which search; `macs` may be a range."""
+
+    network: str
+    searcher: str
+    seed: int
+    macs: float | tuple[float, float] = 0.5
+    trials: int = 100
+    quick: bool = False
+
+    def place(self, suffix: str = ".json") -> Path:
+        """Where what it found is kept."""
+        budget = "-".join(map(str, self.macs)) if isinstance(self.macs, tuple) else str(self.macs)
+        folder = record.HERE / "runs" / ("searches_quick" if self.quick else "searches")
+        return folder / self.network / f"{self.searcher}_{budget}_{self.trials}_{self.seed}{suffix}"
+
+    def found(self) -> dict[str, Any]:
+        """What it found, if it is done."""
+        return dict(json.loads(self.place().read_text()))
+
+
+def run_all(searches: Iterable[Search]) -> None:
+    """Run those that are not done yet."""
+    missing = [search for search in searches if not search.place().exists()]
+    if not missing:
+        return
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        for done in pool.imap_unordered(run, missing):
+            print(done, flush=True)
+
+
+_materials: dict[Any, Any] = {}
+"""What a process keeps between its searches: tracing and channel orders are the same for every searcher."""
+
+
+def run(search: Search) -> str:
+    """Search, prune by the best plan (or by the answer at each of POINTS), look at the test images, keep it all."""
+    torch.set_num_threads(1)
+    key = (search.network, search.macs)
+    if key not in _materials:
+        _materials.clear()
+        _materials[key] = prepare(search)
+    space, pruner, evaluate, test = _materials[key]
+    searcher = strategy(search).start(space)
+    curve: list[tuple[float, float]] = []
+    started = time.perf_counter()
+    study = Loop(
+        sc.Study(space, sc.Outcome(1.0, space.graph.dense, 0.0, 0.0)),
+        searcher,
+        InProcess(Evaluator(pruner.fork(), space, evaluate, resource_constrained)),
+        search.seed,
+        race=True,
+        on_trial=lambda study, trial: curve.append((time.perf_counter() - started, study.best.outcome.score)),
+    ).run(search.trials)
+    plans = {str(search.macs): study.best.plan}
+    if space.budget.is_range:
+        plans = {str(point): study.plan(sc.Budget(macs=point)) for point in POINTS}
+    top1 = {at: 100 * score_of(test, pruner.final(space.counts(plan))) for at, plan in plans.items()}
+    search.place().parent.mkdir(parents=True, exist_ok=True)
+    save_file(searcher.state(), search.place(LEARNT))
+    entry = {
+        "network": search.network,
+        "searcher": search.searcher,
+        "seed": search.seed,
+        "macs": search.macs,
+        "test_top1": top1,
+        "score": study.best.outcome.score,
+        "complete": sum(trial.outcome.complete for trial in study.trials),
+        "seconds": [round(seconds, 2) for seconds, _ in curve],
+        "best": [round(score, 6) for _, score in curve],
+        "plans": {at: plan.to_json() for at, plan in plans.items()},
+        "searched_at": record.commit(),
+    }
+    search.place().write_text(json.dumps(entry))
+    answers = ", ".join(f"{value:.2f}" for value in top1.values())
+    return f"{search.place().stem} on {search.network}: test {answers}, {curve[-1][0]:.0f} s"
+
+
+def strategy(search: Search) -> Any:
+    """The searcher's settings."""
+    if search.searcher == WARM:
+        teacher = replace(search, network="resnet20", searcher="bayesian")
+        return sc.Bayesian(search.seed, prior=str(teacher.place(LEARNT)))
+    return STRATEGIES[search.searcher](search.seed)
+
+
+def prepare(search: Search) -> tuple[Any, ...]:
+    """Space, pruner, score and the test score of a network."""
+    images = QUICK if search.quick else IMAGES[search.network]
+    network, reward, calibration, test = shared_assets.materials(
+        search.network, images.reward, images.calibration, images.report
+    )
+    graph = sc.inspect(network, reward[:1])
+    pruner = Pruner(network, graph, Calibration(as_inputs(calibration)))
+    space = SearchSpace(graph, sc.Budget(macs=search.macs))
+    space = space.informed({key: order.loss for key, order in pruner.orders.items()})
+    return space, pruner, sc.agreement(network, reward, batch=100 if reward.shape[-1] < 64 else 25), test
