@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.errors import StudyError
-from secateur.graph import Example, ModelGraph, as_inputs, private_copy, trace
+from secateur.graph import Example, ModelGraph, as_inputs, entries_named, private_copy, trace, with_entries
 from secateur.plan import Budget, Outcome, Plan
 from secateur.prune import Batch, Calibration, Pruner, PruneSettings, counts_of_plan, fold_norms, prove
 from secateur.run import Evaluate, Evaluator, InProcess, Loop, OnTrial, RunFolder, Study, Threads, score_of
@@ -150,6 +150,7 @@ def prune(
         PlanError: the plan names groups that the network does not have, or that cannot be cut.
     """
     graph = inspect(model, example_input)
+    graph = with_entries(graph, entries_named(graph, plan))
     counts = counts_of_plan(plan, graph)
     inputs = Calibration.gather(calibration, inputs=len(as_inputs(example_input)))
     pruned = Pruner(model, graph, inputs, settings).final(counts)

@@ -25,7 +25,7 @@ from secateur.prune import Calibration, Pruner
 from secateur.report import FineTuneProgress, Report, Row, SearchProgress, write
 from secateur.run import Study, accuracy, agreement, score_of, write_atomically
 from secateur.runtimes import latencies_ms
-from secateur.search import RULES, SearchSpace
+from secateur.search import RULES, SearchSpace, apply_rule
 
 SEARCHED = "searched"
 """The row of the job's own searcher."""
@@ -125,7 +125,7 @@ class Run:
     def plan(self, name: str = SEARCHED) -> Plan:
         """The best plan of a search, or a rule's only one."""
         if name in RULES:
-            return self.space.fit(RULES[name](len(self.space.sites)))
+            return apply_rule(self.space, RULES[name])
         return self.study(name).best.plan
 
     def cut(self, value: float) -> tuple[Path, float]:

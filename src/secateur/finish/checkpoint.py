@@ -15,7 +15,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from secateur.errors import CheckpointError
-from secateur.prune import resize, set_tensor
+from secateur.prune import PICKED, Picking, pick, resize, set_tensor
 from secateur.run import write_atomically
 
 CHANNELS = ("in_channels", "out_channels", "groups", "in_features", "out_features", "num_features")
@@ -64,6 +64,7 @@ def load(path: str | os.PathLike[str], dense: nn.Module) -> nn.Module:
     shared: dict[str, str] = json.loads(note["shared"])
     tensors |= {name: tensors[first] for name, first in shared.items()}
     model = copy.deepcopy(dense)
+    _restore_picks(model, tensors, path)
     expected = model.state_dict()
     missing, unknown = sorted(expected.keys() - tensors), sorted(tensors.keys() - expected)
     if missing or unknown:
@@ -75,6 +76,19 @@ def load(path: str | os.PathLike[str], dense: nn.Module) -> nn.Module:
         _fill(model, name, tensor, path)
     _set_widths(model, json.loads(note["widths"]))
     return model
+
+
+def _restore_picks(model: nn.Module, tensors: Mapping[str, Tensor], path: str | os.PathLike[str]) -> None:
+    """Convolutions that picked their input channels do so again."""
+    for name, channels in tensors.items():
+        owner, _, leaf = name.rpartition(".")
+        module = dict(model.named_modules()).get(owner)
+        if leaf != PICKED or not isinstance(module, (nn.Conv1d, nn.Conv2d)):
+            continue
+        wide = module.picked if isinstance(module, Picking) else torch.arange(module.in_channels)
+        if channels.dim() != 1 or channels.dtype != torch.int64 or not torch.isin(channels, wide.cpu()).all():
+            raise CheckpointError(f"{path}: {name} names channels that {owner} does not read; give its architecture")
+        pick(module, channels.to(module.weight.device))
 
 
 def _fill(model: nn.Module, name: str, tensor: Tensor, path: str | os.PathLike[str]) -> None:

@@ -1,6 +1,7 @@
 """WHAT THE NETWORK IS: layers, channel groups, and how they are read from a model."""
 
 from secateur.graph.count import count_costs
+from secateur.graph.entries import entries_named, entries_of, with_entries
 from secateur.graph.graph import ChannelGroup, Count, Counts, Extent, Layer, ModelGraph, Side, Slice
 from secateur.graph.operations import OperationLog
 from secateur.graph.private import Example, as_inputs, private_copy
@@ -19,6 +20,9 @@ __all__ = [
     "Slice",
     "as_inputs",
     "count_costs",
+    "entries_named",
+    "entries_of",
     "private_copy",
     "trace",
+    "with_entries",
 ]

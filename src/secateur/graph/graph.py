@@ -110,6 +110,16 @@ class ChannelGroup:
     stream: bool = False
     fixed: str = ""
 
+    @property
+    def entry(self) -> bool:
+        """Whether it is one layer's choice of its own input channels (see `entries`)."""
+        return not self.producers
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Who makes the channels; for an entry, which nobody makes for it, the layer that picks them."""
+        return self.producers or self.consumers
+
 
 @dataclass(frozen=True, eq=False)
 class ModelGraph:

@@ -2,8 +2,8 @@
 
 A network runs the same operations in the same order before and after pruning, so the ordinal of an operation
 names a value in both: this is how a residual sum found in the dense network is found again in the pruned one.
-Operations that only arrange a tensor anew (views, copies) are not numbered: whether `reshape` copies depends on
-the sizes, and on how many examples there are.
+Operations that only arrange a tensor anew are not numbered: whether `reshape` copies depends on the sizes, and on how
+many examples there are; and a pruned layer may pick channels from its input where the dense one takes all.
 """
 
 from __future__ import annotations
@@ -18,7 +18,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
-COPIES = (torch.ops.aten.clone.default, torch.ops.aten._unsafe_view.default, torch.ops.aten._to_copy.default)
+COPIES = (
+    torch.ops.aten.clone.default,
+    torch.ops.aten._unsafe_view.default,
+    torch.ops.aten._to_copy.default,
+    torch.ops.aten.index_select.default,
+)
 ADDITIONS = (torch.ops.aten.add.Tensor, torch.ops.aten.add_.Tensor)
 
 

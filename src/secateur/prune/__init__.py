@@ -2,6 +2,7 @@
 
 from secateur.prune.calibration import Batch, Calibration
 from secateur.prune.cut import Cutter, Kept, resize, set_tensor
+from secateur.prune.entry import PICKED, Picking, pick
 from secateur.prune.fold import fold_norms
 from secateur.prune.order import Criterion, Order, Orders
 from secateur.prune.proof import prove
@@ -10,6 +11,7 @@ from secateur.prune.recalibrate import disagreement, recalibrate
 from secateur.prune.sequence import SequentialRefit
 
 __all__ = [
+    "PICKED",
     "Batch",
     "Calibration",
     "Criterion",
@@ -17,12 +19,14 @@ __all__ = [
     "Kept",
     "Order",
     "Orders",
+    "Picking",
     "PruneSettings",
     "Pruner",
     "SequentialRefit",
     "counts_of_plan",
     "disagreement",
     "fold_norms",
+    "pick",
     "prove",
     "recalibrate",
     "resize",

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from secateur.errors import DataError
 from secateur.graph import Layer
+from secateur.prune.entry import picked_inputs
 
 Batch = Tensor | Sequence[Tensor]
 
@@ -92,6 +93,7 @@ def input_rows(module: nn.Module, x: Tensor, positions: Tensor) -> Tensor:
     """
     examples, each = positions.shape
     positions = positions.to(x.device)
+    x = picked_inputs(module, x)
     if isinstance(module, nn.Linear):
         tokens = x.reshape(examples, -1, x.shape[-1])
         return tokens[torch.arange(examples, device=x.device)[:, None], positions].reshape(-1, 1, x.shape[-1])

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from secateur.errors import PlanError
 from secateur.graph import ModelGraph, Side
 from secateur.graph.coupling import side_length
+from secateur.prune.entry import PICKED, pick_all
 
 Kept = Mapping[str, npt.NDArray[np.int64]]
 """Group key -> units that stay, ascending. A group that is absent stays whole."""
@@ -55,6 +56,9 @@ class Cutter:
         self.model = copy.deepcopy(model)
         self.graph = graph
         self._modules = dict(self.model.named_modules())
+        for group in graph.groups:
+            if group.entry:
+                pick_all(self._modules[group.consumers[0]])
         self._dense = {name: own for name, module in self._modules.items() if (own := _tensors(module))}
         first: dict[Tensor, tuple[str, str]] = {}
         self._ties = {
@@ -85,7 +89,9 @@ class Cutter:
         local = inward if inward is None or groups == 1 else inward[inward < length_in // groups]
         for key, tensor in dense.items():
             value = tensor
-            if outward is not None and tensor.dim() > 0 and len(tensor) == length_out:
+            if key == PICKED:
+                value = value if local is None else value[torch.from_numpy(local).to(value.device)]
+            elif outward is not None and tensor.dim() > 0 and len(tensor) == length_out:
                 value = value[torch.from_numpy(outward).to(value.device)]
             if local is not None and key == "weight" and tensor.dim() > 1:
                 value = value[:, torch.from_numpy(local).to(value.device)]

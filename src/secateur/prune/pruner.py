@@ -13,6 +13,7 @@ from secateur.graph import ModelGraph, private_copy
 from secateur.plan import Plan
 from secateur.prune.calibration import Calibration
 from secateur.prune.cut import Cutter, Kept
+from secateur.prune.entry import as_before
 from secateur.prune.gram import collect
 from secateur.prune.order import Criterion, Orders, keep, rank
 from secateur.prune.recalibrate import nearer, recalibrated
@@ -28,10 +29,15 @@ class PruneSettings:
     refit: bool = True
     sequential: bool = True
     """Refit once more, layer by layer, on the pruned network's own activations."""
-    trial_examples: int = 256
-    """Calibration examples of a trial's sequential refit (the final network uses all); 0 to do without."""
+    trial_examples: int | None = None
+    """Calibration examples of a trial's sequential refit (the final network uses all); 0 to do without. By default 256,
+    and none for a network of which they would take longer than scoring does (see `TRIAL_MACS`)."""
     recalibrate: bool = True
     """For the final network only: renew batch-norm statistics where that is measured to help."""
+
+
+TRIAL_EXAMPLES, TRIAL_MACS = 256, 2e8
+"""By default a trial refits in sequence on so many examples, if one costs no more MACs than this."""
 
 
 class Pruner:
@@ -54,8 +60,16 @@ class Pruner:
         self.orders: Orders = rank(self.dense, graph, grams, self.settings.criterion)
         self._refitter = Refitter(self.dense, graph, grams)
         self._cutter = Cutter(self.dense, graph)
-        few = min(self.settings.trial_examples, len(calibration)) if self.settings.sequential else 0
+        few = min(self.trial_examples, len(calibration))
         self._in_trials = SequentialRefit(self.dense, graph, calibration.head(few), rows=8) if few else None
+
+    @property
+    def trial_examples(self) -> int:
+        """Examples of a trial's sequential refit, as it was set or as it is by default."""
+        if not self.settings.sequential:
+            return 0
+        default = TRIAL_EXAMPLES if self.graph.dense.macs <= TRIAL_MACS else 0
+        return default if self.settings.trial_examples is None else self.settings.trial_examples
 
     def fork(self) -> Pruner:
         """The same, with a candidate of its own: what one more thread needs."""
@@ -97,6 +111,9 @@ class Pruner:
             pruned = nearer(self._in_sequence(pruned, fit, kept), pruned, self.dense, check)
         if self.settings.recalibrate and held_out:
             pruned = nearer(recalibrated(pruned, fit), pruned, self.dense, check)
+        for group in self.graph.groups:
+            if group.entry and counts.get(group.key, group.width) == group.width:
+                as_before(pruned, self.dense, group.consumers[0])
         return pruned.requires_grad_(True)
 
     def _in_sequence(self, pruned: nn.Module, fit: Calibration, kept: Kept) -> nn.Module:

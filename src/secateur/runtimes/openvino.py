@@ -223,9 +223,9 @@ def _traced(network: nn.Module, example: tuple[Tensor, ...], names: list[str]) -
 
 
 def _tensors(network: nn.Module) -> dict[str, Tensor]:
-    """Floating-point parameters and buffers by name; one that several modules share has several names."""
+    """Parameters and buffers by name, but for single whole numbers; what several modules share has several names."""
     named = [*network.named_parameters(remove_duplicate=False), *network.named_buffers(remove_duplicate=False)]
-    return {name: tensor.detach() for name, tensor in named if tensor.is_floating_point()}
+    return {name: tensor.detach() for name, tensor in named if tensor.is_floating_point() or tensor.dim()}
 
 
 def _array(tensor: Tensor) -> npt.NDArray[Any]:

@@ -1,6 +1,6 @@
 """WHICH PLAN TO TRY. Arithmetic only: no network, no data."""
 
-from secateur.search.baselines import RULES, Deep, Random, Shallow, Uniform
+from secateur.search.baselines import RULES, Deep, Random, Shallow, Uniform, apply_rule
 from secateur.search.bayesian import Bayesian
 from secateur.search.ddpg import DDPG
 from secateur.search.episode import FEATURES, Episode
@@ -32,5 +32,6 @@ __all__ = [
     "State",
     "Strategy",
     "Uniform",
+    "apply_rule",
     "resource_constrained",
 ]

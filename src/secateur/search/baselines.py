@@ -49,6 +49,9 @@ def random_keeps(space: SearchSpace, rng: np.random.Generator) -> list[float]:
     return [float(rng.uniform(site.keep(site.least), 1.0)) for site in space.sites]
 
 
+WHOLE = 1e6
+"""A proportion beside which any other is cut first."""
+
 Rule = Callable[[int], Sequence[float]]
 
 
@@ -70,13 +73,21 @@ def deep(sites: int) -> Sequence[float]:
 RULES: dict[str, Rule] = {"uniform": uniform, "shallow": shallow, "deep": deep}
 
 
-def rule_plan(space: SearchSpace, number: int, limit: float | None = None) -> Plan | None:
-    """The plan of hand-made rule `number` that uses `limit` (the space's own) up; None where there is none left.
+def apply_rule(space: SearchSpace, rule: Rule, limit: float | None = None) -> Plan:
+    """The rule's plan that uses `limit` (the space's own) up. Rules are made for what layers put out: entries stay
+    whole, unless the budget cannot be met so."""
+    entry = [space.graph.group[site.key].entry for site in space.sites]
+    if all(entry) or not any(entry):
+        return space.fit(rule(len(space.sites)), limit)
+    keeps = iter(rule(entry.count(False)))
+    return space.fit([WHOLE if alone else next(keeps) for alone in entry], limit)
 
-    Every searcher that learns begins with these.
-    """
+
+def rule_plan(space: SearchSpace, number: int, limit: float | None = None) -> Plan | None:
+    """The plan of hand-made rule `number`; None where there is none left. Every searcher that learns begins
+    with these."""
     rules = [*RULES.values()]
-    return space.fit(rules[number](len(space.sites)), limit) if number < len(rules) else None
+    return apply_rule(space, rules[number], limit) if number < len(rules) else None
 
 
 @dataclass(frozen=True)
@@ -91,7 +102,7 @@ class _Fixed:
 
     def start(self, space: SearchSpace) -> Searcher:
         """A searcher that knows one plan."""
-        return _FixedSearcher(space.fit(self.rule(len(space.sites))))
+        return _FixedSearcher(apply_rule(space, self.rule))
 
 
 class Uniform(_Fixed):

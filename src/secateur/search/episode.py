@@ -113,8 +113,8 @@ def site_facts(space: SearchSpace) -> Array:
     rank = {layer.name: number for number, layer in enumerate(graph.layers)}
     rows = []
     for number, site in enumerate(space.sites):
-        producers = graph.group[site.key].producers
-        layer = graph.layer[producers[0]]
+        layers = graph.group[site.key].layers
+        layer = graph.layer[layers[0]]
         rows.append(
             [
                 number,
@@ -123,7 +123,7 @@ def site_facts(space: SearchSpace) -> Array:
                 *layer.in_hw,
                 layer.stride,
                 max(layer.kernel, default=1),
-                sum(prices[rank[name]] for name in producers),
+                sum(prices[rank[name]] for name in layers),
                 0.0,
                 sum(prices[rank[layer.name] + 1 :]),
                 0.0,

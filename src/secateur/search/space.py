@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from secateur.cost import NetworkCost, model_for
 from secateur.errors import BudgetError, TraceError
-from secateur.graph import ChannelGroup, ModelGraph
+from secateur.graph import ChannelGroup, ModelGraph, entries_of, with_entries
 from secateur.plan import Budget, Plan, Site
 
 Curve = npt.NDArray[np.float64]
@@ -31,6 +31,8 @@ class SpaceSettings:
     """Channels are kept in multiples of this; by default 8 on wide groups, down to 1 on 16 channels."""
     streams: bool = False
     """Whether residual streams are cut too, not only the insides of blocks."""
+    entries: bool = False
+    """Whether convolutions that read a stream which is not cut may each leave out some of its channels."""
     leave: tuple[str, ...] = ()
     """Names, or patterns such as `layer1.*`, of groups to leave alone."""
 
@@ -76,10 +78,11 @@ class SearchSpace:
         settings: SpaceSettings | None = None,
         losses: Mapping[str, Curve] | None = None,
     ) -> None:
-        self.graph = graph
+        self.settings = settings or SpaceSettings()
+        names = entries_of(graph, self.settings.left_alone) if self.settings.entries else ()
+        self.graph = graph = with_entries(graph, names)
         self.losses = losses or {}
         self.budget = budget
-        self.settings = settings or SpaceSettings()
         groups = [group for group in graph.groups if not self.settings.left_alone(group)]
         if not groups:
             raise TraceError("every group that can be pruned is left alone; loosen `leave`, or set streams = true")

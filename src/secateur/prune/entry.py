@@ -1,0 +1,68 @@
+"""A convolution that reads only some channels of its input: what is left of it when an entry is cut."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    _Layer = nn.Conv2d
+else:
+    _Layer = nn.Module
+
+PICKED = "picked"
+"""Name of the buffer that holds the channels."""
+
+
+class Picking(_Layer):
+    """Beside a convolution's own class: it works on the channels `picked` [in_channels] of a wider input."""
+
+    picked: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [N, C, ...], C > max(picked)."""
+        return super().forward(picked_inputs(self, x))
+
+
+_PICKING: dict[type, type] = {}
+
+
+def _picking(kind: type) -> type:
+    if kind not in _PICKING:
+        _PICKING[kind] = type(f"Picking{kind.__name__}", (Picking, kind), {})
+    return _PICKING[kind]
+
+
+def pick(module: nn.Module, channels: Tensor) -> None:
+    """Make a convolution read these input channels only, in this order; its weight has to fit them."""
+    if not isinstance(module, Picking):
+        module.__class__ = _picking(type(module))
+    module.register_buffer(PICKED, channels)
+
+
+def pick_all(module: nn.Module) -> None:
+    """Make a convolution pick all the input channels that it reads now."""
+    if not isinstance(module, Picking):
+        weight = module.get_parameter("weight")
+        pick(module, torch.arange(weight.shape[1], device=weight.device))
+
+
+def as_before(model: nn.Module, dense: nn.Module, name: str) -> None:
+    """Make a convolution that picks all its channels an ordinary one again, if it is one in the dense network."""
+    module = model.get_submodule(name)
+    if isinstance(module, Picking) and not isinstance(dense.get_submodule(name), Picking):
+        module.__class__ = type(module).__mro__[2]
+        del module.picked
+
+
+def picked_inputs(module: nn.Module, x: Tensor) -> Tensor:
+    """What of a layer's input x [N, C, ...] its weights see."""
+    if not isinstance(module, Picking):
+        return x
+    traced = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    if traced or x.dim() != 4 or not x.is_contiguous(memory_format=torch.channels_last):
+        return x.index_select(1, module.picked)
+    last = x.permute(0, 2, 3, 1)  # as pixels of channels, which are gathered twice as fast
+    return last.reshape(-1, x.shape[1]).index_select(1, module.picked).view(*last.shape[:3], -1).permute(0, 3, 1, 2)
