@@ -125,9 +125,11 @@ def trial(evaluator: Evaluator, make: Engine, plan: sc.Plan) -> tuple[float, flo
 
     evaluator.engine = watched
     seconds = timed(lambda: evaluator(plan))
-    refit = evaluator.pruner.candidate(evaluator.space.counts(plan))
-    few = evaluator.pruner.calibration.head(evaluator.pruner.settings.trial_examples).inputs
-    return seconds, made[-1].seconds + timed(lambda: answer(refit, *few, batch=len(few[0])))
+    forward, few = made[-1].seconds, evaluator.pruner.trial_examples
+    if few:
+        refit = evaluator.pruner.candidate(evaluator.space.counts(plan))
+        forward += timed(lambda: answer(refit, *evaluator.pruner.calibration.head(few).inputs, batch=few))
+    return seconds, forward
 
 
 def answer(network: nn.Module, images: Tensor, batch: int) -> None:
