@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -16,6 +17,7 @@ import secateur as sc
 from secateur import zoo
 from secateur.cli import main
 from secateur.graph import count_costs
+from secateur.runtimes.sessions import open_session
 
 JOB = """
 trials = 6
@@ -178,3 +180,23 @@ def test_a_searcher_of_one_budget_refuses_a_range(job, capsys):
     job.write_text(text.replace('kind = "ddpg"\nwarmup = 4\nhidden = 16', 'kind = "random"'))
     assert main(["search", str(job)]) == 2
     assert "Random serves one budget only" in capsys.readouterr().err
+
+
+def test_a_run_is_exported_and_measured(job, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    run = job.parent / "run"
+    assert main(["export", str(job), "--runtime", "onnxruntime"]) == 0
+    assert "answers as PyTorch does on 16 test images" in capsys.readouterr().out
+    (answer,) = open_session("onnxruntime", run / "small.onnx")([np.zeros((1, 1, 8, 8), np.float32)])
+    assert answer.shape == (1, 10)
+    assert main(["measure", str(run), "--runtime", "torch", "--runtime", "onnxruntime"]) == 0
+    said = capsys.readouterr().out
+    assert "onnxruntime" in said
+    assert "pruned" in said
+
+
+def test_a_runtime_nobody_knows_is_refused_before_the_search(job, capsys):
+    assert main(["export", str(job), "--runtime", "tensorrt"]) == 2
+    assert main(["measure", str(job), "--runtime", "tensorrt"]) == 2
+    assert "choose one of" in capsys.readouterr().err
+    assert not (job.parent / "run" / "searched").exists()

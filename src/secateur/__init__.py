@@ -1,11 +1,13 @@
 """Secateur: prune a trained PyTorch network to a budget you can measure."""
 
-from secateur.api import SearchSettings, inspect, prune, search
+from secateur.api import SearchSettings, export, inspect, measure, prune, search
 from secateur.errors import (
     BudgetError,
     CheckpointError,
     DataError,
     EvaluationError,
+    ExportError,
+    ExportMismatch,
     JobError,
     PlanError,
     SecateurError,
@@ -43,6 +45,8 @@ __all__ = [
     "Deep",
     "EvaluationError",
     "Evolution",
+    "ExportError",
+    "ExportMismatch",
     "FineTune",
     "JobError",
     "Knapsack",
@@ -63,9 +67,11 @@ __all__ = [
     "Uniform",
     "accuracy",
     "agreement",
+    "export",
     "finetune",
     "inspect",
     "load",
+    "measure",
     "prune",
     "save",
     "search",

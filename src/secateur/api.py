@@ -1,23 +1,25 @@
-"""The verbs, thin: inspect, search, prune, and (from their own floors) finetune, save, load."""
+"""The verbs, thin: inspect, search, prune, export, measure, and (from their own floors) finetune, save, load."""
 
 from __future__ import annotations
 
 import hashlib
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from secateur import runtimes
 from secateur.errors import StudyError
 from secateur.graph import Example, ModelGraph, as_inputs, entries_named, private_copy, trace, with_entries
 from secateur.plan import Budget, Outcome, Plan
 from secateur.prune import Batch, Calibration, Pruner, PruneSettings, counts_of_plan, fold_norms, prove
 from secateur.run import Evaluate, Evaluator, InProcess, Loop, OnTrial, RunFolder, Study, Threads, score_of
-from secateur.runtimes import ENGINES, engine
+from secateur.runtimes import ENGINES, Measured, engine
 from secateur.search import Bayesian, Conditioned, SearchSpace, SpaceSettings, Strategy, resource_constrained
 
 
@@ -155,6 +157,30 @@ def prune(
     inputs = Calibration.gather(calibration, inputs=len(as_inputs(example_input)))
     pruned = Pruner(model, graph, inputs, settings).final(counts)
     return pruned.train(model.training)
+
+
+def export(model: nn.Module, inputs: Example, path: str | os.PathLike[str], *, runtime: str) -> float:
+    """Write a network as a file of a runtime that ships it; raises what `secateur.runtimes.export` does.
+
+    Args:
+        model: any network, pruned or not.
+        inputs: some real inputs [N, ...], or a tuple of them; the file takes one example at a time, and answers are
+            compared with PyTorch's on all N before anything is written.
+        path: the file, with the runtime's suffix.
+        runtime: onnxruntime or openvino (.onnx), executorch (.pte), ncnn (.param, .bin) or litert (.tflite).
+
+    Returns:
+        The largest difference of an output, as a fraction of the outputs' root mean square.
+    """
+    return runtimes.export(model, as_inputs(inputs), Path(path), runtime)
+
+
+def measure(
+    networks: Mapping[str, nn.Module], inputs: Example, *, runtime: Sequence[str] | None = None, threads: int = 1
+) -> list[Measured]:
+    """Latency and file size of networks side by side, on each runtime named; by default torch and all installed."""
+    chosen = ("torch", *runtimes.installed()) if runtime is None else runtime
+    return runtimes.measure(networks, as_inputs(inputs), chosen, threads)
 
 
 def _header(model: nn.Module, space: SearchSpace, searcher: Strategy, settings: SearchSettings) -> dict[str, Any]:

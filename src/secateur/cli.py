@@ -64,6 +64,16 @@ def _parser() -> argparse.ArgumentParser:
         help="where a range of budgets was searched: prune to this one, without searching again",
     )
     command("finetune", _finetune, "fine-tune the pruned network (pruning it first if need be)", either)
+    ship = command(
+        "export", _export, "write the network as a file of a runtime, proven to answer as PyTorch does", either
+    )
+    ship.add_argument(
+        "--runtime", required=True, metavar="NAME", help="onnxruntime, openvino, executorch, ncnn, litert"
+    )
+    ship.add_argument("-o", "--output", type=Path, metavar="FILE", help="by default small.SUFFIX in the run folder")
+    timed = command("measure", _measure, "latency and size, dense and pruned, on every installed runtime", either)
+    timed.add_argument("--runtime", action="append", metavar="NAME", help="only this one (may be repeated)")
+    timed.add_argument("--threads", type=int, default=1)
     command("report", _report, "measure every row and write report.html", either)
     return parser
 
@@ -115,6 +125,30 @@ def _prune(options: argparse.Namespace) -> None:
 def _finetune(options: argparse.Namespace) -> None:
     run = _run(options)
     print(f"test top-1 {run.test(run.small()):.4f} after fine-tuning, network in {run.folder / 'small.safetensors'}")
+
+
+def _export(options: argparse.Namespace) -> None:
+    from secateur.runtimes import runtime_called
+
+    runtime = runtime_called(options.runtime)
+    runtime.require()  # before the network is searched, if it has to be
+    run = _run(options)
+    place = options.output or run.folder / f"small{runtime.suffix}"
+    error = run.export(runtime.name, place)
+    print(f"{place}: answers as PyTorch does on {run.compared} test images, within {error:.1g} of their size")
+
+
+def _measure(options: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from secateur.report import runtimes_table
+    from secateur.runtimes import runtime_called
+
+    for name in options.runtime or ():
+        if name != "torch":
+            runtime_called(name).require()
+    run = _run(options)
+    Console().print(runtimes_table(run.measure(options.runtime, options.threads), options.threads))
 
 
 def _report(options: argparse.Namespace) -> None:

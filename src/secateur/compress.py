@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from secateur.api import inspect, search
+from secateur.api import export, inspect, measure, search
 from secateur.data import TrainBatches
 from secateur.errors import CheckpointError, JobError, StudyError
 from secateur.finish import finetune, load, save
@@ -24,9 +24,11 @@ from secateur.plan import Budget, Plan
 from secateur.prune import Calibration, Pruner
 from secateur.report import FineTuneProgress, Report, Row, SearchProgress, write
 from secateur.run import Study, accuracy, agreement, score_of, write_atomically
-from secateur.runtimes import latencies_ms
+from secateur.runtimes import Measured, latencies_ms
 from secateur.search import RULES, SearchSpace, apply_rule
 
+COMPARED = 16
+"""Test images on which an exported file is compared with PyTorch."""
 SEARCHED = "searched"
 """The row of the job's own searcher."""
 MAY_CHANGE = {"trials", "seconds", "threads", "report", "finetune", "folder"}
@@ -182,6 +184,25 @@ class Run:
         rows = [dataclasses.asdict(epoch) for epoch in history]
         write_atomically(home / "history.json", json.dumps(rows).encode())
         return small.eval()
+
+    @property
+    def delivered(self) -> nn.Module:
+        """What the run is for: the fine-tuned network, or the pruned one where no epochs were asked for."""
+        return self.small() if self.job.finetune.epochs else self.pruned()
+
+    @property
+    def compared(self) -> int:
+        """Test images on which an exported file is compared with PyTorch."""
+        return min(COMPARED, len(self.materials.test[0]))
+
+    def export(self, runtime: str, place: Path) -> float:
+        """Write the delivered network for a runtime; the largest difference of an answer."""
+        return export(self.delivered, self.materials.test[0][: self.compared], place, runtime=runtime)
+
+    def measure(self, runtimes: list[str] | None, threads: int) -> list[Measured]:
+        """The dense and the delivered network side by side on every runtime."""
+        networks = {"dense": self.materials.model, "pruned": self.delivered}
+        return measure(networks, self.materials.example, runtime=runtimes, threads=threads)
 
     def report(self) -> Report:
         """Run the rivals, measure every row, and write report.json and report.html."""

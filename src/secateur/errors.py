@@ -7,6 +7,8 @@
     ├── EvaluationError   the caller's `evaluate` gave no usable score
     ├── StudyError        a search cannot start, continue or give a result
     ├── CheckpointError   a file cannot be read, written, or does not fit the model
+    ├── ExportError       a network cannot be converted for a runtime, or the runtime is not installed
+    │   └── ExportMismatch    it was converted, but answers differently there
     ├── DataError         a data set cannot be read
     └── JobError          a job file is malformed
 
@@ -40,6 +42,14 @@ class StudyError(SecateurError):
 
 class CheckpointError(SecateurError):
     """A file cannot be read or written, or does not fit the model."""
+
+
+class ExportError(SecateurError):
+    """A network cannot be converted for a runtime, or the runtime is not installed."""
+
+
+class ExportMismatch(ExportError):
+    """A converted network answers differently from the one in PyTorch."""
 
 
 class DataError(SecateurError):

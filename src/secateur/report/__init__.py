@@ -3,7 +3,7 @@
 from secateur.report.page import page, write
 from secateur.report.progress import FineTuneProgress, SearchProgress
 from secateur.report.report import Report, Row
-from secateur.report.table import table
+from secateur.report.table import runtimes_table, table
 from secateur.report.wording import headline
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "SearchProgress",
     "headline",
     "page",
+    "runtimes_table",
     "table",
     "write",
 ]

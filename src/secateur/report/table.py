@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rich import box
@@ -11,6 +11,7 @@ from rich.text import Text
 
 from secateur.report.report import Report, Row
 from secateur.report.wording import UNKNOWN, amount, file_size, speed_up, three_digits
+from secateur.runtimes import Measured
 
 
 @dataclass(frozen=True)
@@ -84,4 +85,26 @@ def table(report: Report) -> Table:
         style = "bold" if row is report.best else "dim" if row is report.dense else ""
         # Text, so that brackets in a name are not taken for markup.
         result.add_row(Text(row.name), *cells, style=style)
+    return result
+
+
+def runtimes_table(found: Sequence[Measured], threads: int) -> Table:
+    """Networks side by side on every runtime: the first is what the others are compared with."""
+    result = Table(title=f"one example at a time, {threads} thread{'s' if threads > 1 else ''}", box=box.SIMPLE_HEAD)
+    networks = list(dict.fromkeys(each.network for each in found))
+    result.add_column("runtime")
+    for name in networks:
+        result.add_column(f"{name}\nms", justify="right")
+    result.add_column("speed\n×", justify="right")
+    for name in networks:
+        result.add_column(f"{name}\nfile", justify="right")
+    for runtime in dict.fromkeys(each.runtime for each in found):
+        rows = {each.network: each for each in found if each.runtime == runtime}
+        first, last = rows[networks[0]], rows[networks[-1]]
+        result.add_row(
+            runtime,
+            *(three_digits(rows[name].latency_ms) for name in networks),
+            f"{first.latency_ms / last.latency_ms:.2f}",
+            *(file_size(rows[name].file_bytes) for name in networks),
+        )
     return result

@@ -1,6 +1,20 @@
-"""WHERE A MODEL REALLY RUNS: one file a runtime."""
+"""WHERE A MODEL REALLY RUNS: files for the runtimes that ship it, and the engines that score candidates."""
 
 from secateur.runtimes.eager import Eager, latencies_ms
 from secateur.runtimes.engine import ENGINES, Engine, engine
+from secateur.runtimes.export import RUNTIMES, Measured, Runtime, export, installed, measure, runtime_called
 
-__all__ = ["ENGINES", "Eager", "Engine", "engine", "latencies_ms"]
+__all__ = [
+    "ENGINES",
+    "RUNTIMES",
+    "Eager",
+    "Engine",
+    "Measured",
+    "Runtime",
+    "engine",
+    "export",
+    "installed",
+    "latencies_ms",
+    "measure",
+    "runtime_called",
+]

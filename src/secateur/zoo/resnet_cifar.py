@@ -17,7 +17,8 @@ class PaddedShortcut(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, in, H, W] -> [N, in + added, H / stride, W / stride]."""
-        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.before, self.after))
+        every = F.avg_pool2d(x, 1, self.stride)  # x[:, :, ::stride, ::stride], in a way that every runtime knows
+        return F.pad(every, (0, 0, 0, 0, self.before, self.after))
 
 
 class Block(nn.Module):

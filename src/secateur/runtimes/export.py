@@ -1,0 +1,207 @@
+"""A network as a file of the runtime that ships it, written only where it answers as PyTorch does."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import importlib.util
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from secateur.errors import ExportError, ExportMismatch
+from secateur.runtimes.sessions import Session, median_ms, open_session
+from secateur.threads import torch_threads
+
+TOLERANCE = 1e-3
+"""Largest difference of an output from PyTorch's, over the outputs' root mean square; rounding stays near 1e-5."""
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """A runtime by the name that jobs and commands know it by, its files, and what has to be installed."""
+
+    name: str
+    suffix: str
+    exporter: str
+    to_convert: tuple[str, ...]
+    """Packages that write its files."""
+    to_run: str
+    """The package that runs them."""
+    batches: bool = True
+    """Whether N may be more than 1."""
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Packages that are not installed."""
+        return tuple(name for name in (*self.to_convert, self.to_run) if importlib.util.find_spec(name) is None)
+
+    def convert(self, network: nn.Module, example: tuple[Tensor, ...], place: Path) -> None:
+        """Write the network for inputs of the example's sizes. Raises ExportError."""
+        self.require()
+        exporter = importlib.import_module(f"secateur.runtimes.exporters.{self.exporter}")
+        ready = copy.deepcopy(network).eval().to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        try:
+            exporter.convert(ready.requires_grad_(False), tuple(x.cpu().contiguous() for x in example), place)
+        except Exception as error:
+            lines = " ".join(str(error).split())
+            raise ExportError(
+                f"{type(network).__name__} cannot be converted for {self.name}: {type(error).__name__}: {lines[:300]}"
+            ) from error
+
+    def require(self) -> None:
+        """Raises ExportError where something is not installed."""
+        if self.missing:
+            raise ExportError(
+                f"{self.name} needs {', '.join(self.missing)}, not installed: pip install 'secateur[{self.name}]'"
+            )
+
+
+RUNTIMES: Mapping[str, Runtime] = {
+    runtime.name: runtime
+    for runtime in (
+        Runtime("onnxruntime", ".onnx", "onnx", ("onnx", "onnxscript"), "onnxruntime"),
+        Runtime("openvino", ".onnx", "onnx", ("onnx", "onnxscript"), "openvino"),
+        Runtime("executorch", ".pte", "executorch", ("executorch",), "executorch"),
+        Runtime("ncnn", ".param", "ncnn", ("pnnx",), "ncnn", batches=False),
+        Runtime("litert", ".tflite", "litert", ("litert_torch",), "ai_edge_litert"),
+    )
+}
+"""What networks can be exported to; torch itself needs no export."""
+
+
+def runtime_called(name: str) -> Runtime:
+    """The runtime of that name. Raises ExportError where there is none."""
+    if name not in RUNTIMES:
+        raise ExportError(f"no runtime is called {name!r}; choose one of {', '.join(RUNTIMES)}")
+    return RUNTIMES[name]
+
+
+def installed() -> tuple[str, ...]:
+    """The runtimes that can be exported to and run here."""
+    return tuple(name for name, runtime in RUNTIMES.items() if not runtime.missing)
+
+
+def export(network: nn.Module, inputs: tuple[Tensor, ...], place: Path, runtime: str) -> float:
+    """Write `network` for `runtime`, for one example at a time, proven equal to PyTorch on every example of `inputs`.
+
+    Args:
+        network: any network in eval mode; it is not touched.
+        inputs: real inputs of the network, each [N, ...]: all N examples are compared.
+        place: the file; the suffix is the runtime's (.onnx, .pte, .param with .bin beside it, .tflite).
+        runtime: one of RUNTIMES.
+
+    Returns:
+        The largest difference of an output, as a fraction of the outputs' root mean square.
+
+    Raises:
+        ExportError: the runtime is unknown or not installed, the network cannot be converted or does not run there.
+        ExportMismatch: it answers differently; nothing is written.
+    """
+    chosen = runtime_called(runtime)
+    if place.suffix != chosen.suffix:
+        raise ExportError(f"{place}: a file for {runtime} ends in {chosen.suffix}")
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder) / place.name
+        chosen.convert(network, tuple(x[:1] for x in inputs), made)
+        session = _opened(chosen, made)
+        error = largest_error(network, session, inputs)
+        if not error <= TOLERANCE:
+            raise ExportMismatch(
+                f"{runtime} answers differently from PyTorch by {error:.2g} of the outputs' size (allowed: "
+                f"{TOLERANCE:g}); nothing was written"
+            )
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            for file in sorted(Path(folder).iterdir(), key=lambda file: file == made):  # the file itself comes last
+                shutil.copy(file, place.with_suffix(file.suffix))
+        except OSError as problem:
+            raise ExportError(f"cannot write {place}: {problem.strerror}; name another place") from problem
+    return error
+
+
+def _opened(runtime: Runtime, place: Path, threads: int = 1) -> Session:
+    try:
+        return open_session(runtime.name, place, threads)
+    except Exception as error:
+        raise ExportError(f"{runtime.name} does not run what was converted for it: {error}") from error
+
+
+def largest_error(network: nn.Module, session: Session, inputs: tuple[Tensor, ...]) -> float:
+    """The largest difference of an output from PyTorch's, example by example, over the outputs' root mean square."""
+    ready = copy.deepcopy(network).eval().cpu()
+    worst = 0.0
+    for number in range(len(inputs[0])):
+        one = tuple(x[number : number + 1].cpu().contiguous() for x in inputs)
+        with torch.no_grad():
+            answer = ready(*one)
+        wanted = [x.numpy() for x in ((answer,) if isinstance(answer, Tensor) else answer)]
+        given = session([x.numpy() for x in one])
+        if [x.shape for x in given] != [x.shape for x in wanted]:
+            return float("inf")
+        for is_, should in zip(given, wanted, strict=True):
+            difference = float(np.abs(is_ - should).max()) / max(float(np.sqrt(np.mean(np.square(should)))), 1e-6)
+            worst = max(worst, difference if np.isfinite(difference) else float("inf"))
+    return worst
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One network on one runtime."""
+
+    network: str
+    runtime: str
+    latency_ms: float
+    file_bytes: int
+
+
+def measure(
+    networks: Mapping[str, nn.Module],
+    inputs: tuple[Tensor, ...],
+    runtimes: Sequence[str],
+    threads: int = 1,
+    rounds: int = 50,
+) -> list[Measured]:
+    """Median latency and file size of every network on every runtime, for the first example of `inputs`.
+
+    On each runtime the networks take turns: compare figures of one runtime with each other. "torch" is eager PyTorch.
+    Raises as `export`, but for a mismatch, which it does not look for.
+    """
+    one = tuple(x[:1].cpu().contiguous() for x in inputs)
+    arrays = [x.numpy() for x in one]
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        for runtime in runtimes:
+            sessions: dict[str, Session] = {}
+            sizes: dict[str, int] = {}
+            for name, network in networks.items():
+                if runtime == "torch":
+                    sessions[name], sizes[name] = _eager(network), sum(t.nbytes for t in network.state_dict().values())
+                    continue
+                chosen = runtime_called(runtime)
+                place = Path(folder) / runtime / name / f"network{chosen.suffix}"
+                place.parent.mkdir(parents=True)
+                chosen.convert(network, one, place)
+                sizes[name] = sum(file.stat().st_size for file in place.parent.iterdir())
+                sessions[name] = _opened(chosen, place, threads)
+            with torch_threads(threads):
+                times = median_ms(sessions, arrays, rounds)
+            found += [Measured(name, runtime, times[name], sizes[name]) for name in networks]
+    return found
+
+
+def _eager(network: nn.Module) -> Session:
+    ready = copy.deepcopy(network).eval().cpu()
+
+    def run(inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        with torch.inference_mode():
+            ready(*(torch.from_numpy(x) for x in inputs))
+        return []
+
+    return run

@@ -1,0 +1,62 @@
+"""RUN A FILE AND TIME IT: numpy and the runtime alone, one file a runtime, nothing of Secateur and no torch.
+
+This folder is copied as it is to a device that is profiled, so it imports nothing from outside itself.
+"""
+
+from __future__ import annotations
+
+import importlib
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+Session = Callable[[Sequence[Array]], list[Array]]
+"""The inputs of one forward pass, in order, as float32 [N, ...] -> the outputs."""
+
+SESSIONS = ("onnxruntime", "openvino", "executorch", "ncnn", "litert")
+WARM_UP = 5
+"""Passes that are not counted: the first ones fill caches and finish what a runtime does late."""
+
+
+def open_session(runtime: str, place: str | Path, threads: int = 1) -> Session:
+    """The file ready to run on so many threads.
+
+    Raises ImportError where the runtime is not installed, and whatever it raises on a file that is not its own.
+    """
+    if runtime not in SESSIONS:
+        raise ValueError(f"no runtime is called {runtime!r}; there are {', '.join(SESSIONS)}")
+    module = importlib.import_module(f".{runtime}_session", __package__)
+    session: Session = module.session(str(place), threads)
+    return session
+
+
+def median_ms(
+    sessions: Mapping[str, Session], inputs: Sequence[Array], rounds: int = 50, least_ms: float = 0.0
+) -> dict[str, float]:
+    """Median milliseconds of one pass of each session.
+
+    The sessions take turns, so that a busy moment of the machine falls on all of them: compare the figures with each
+    other, not with another run's. Goes on for `rounds`, and until `least_ms` have been spent on each.
+    """
+    times: dict[str, list[float]] = {name: [] for name in sessions}
+    for number in range(WARM_UP + 100 * rounds):
+        for name, session in sessions.items():
+            started = time.perf_counter()
+            session(inputs)
+            if number >= WARM_UP:
+                times[name].append(1000 * (time.perf_counter() - started))
+        if number >= WARM_UP + rounds - 1 and all(sum(spent) >= least_ms for spent in times.values()):
+            break
+    return {name: statistics.median(spent) for name, spent in times.items()}
+
+
+def random_inputs(shapes: Sequence[Sequence[int]], seed: int = 0) -> list[Array]:
+    """Normally distributed inputs of these shapes, float32."""
+    rng = np.random.default_rng(seed)
+    return [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
