@@ -307,7 +307,7 @@ def test_every_network_has_eleven_features_in_bounds(name: str, metric: str) -> 
 
 def test_the_reward_is_minus_the_error() -> None:
     costs_ = sc.Costs(1, 1, 1)
-    assert resource_constrained(0.9, costs_, costs_) == pytest.approx(-0.1)
+    assert resource_constrained(0.9, costs_, sc.Outcome(1.0, costs_, 0.0, 0.0)) == pytest.approx(-0.1)
 
 
 # ---- searchers -------------------------------------------------------------------------------------------------------

@@ -6,21 +6,22 @@ import hashlib
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from secateur import runtimes
+from secateur.cost import CostModel, EnergyEstimate, latency_model
 from secateur.errors import StudyError
 from secateur.graph import Example, ModelGraph, as_inputs, entries_named, private_copy, trace, with_entries
 from secateur.plan import Budget, Outcome, Plan
 from secateur.prune import Batch, Calibration, Pruner, PruneSettings, counts_of_plan, fold_norms, prove
 from secateur.run import Evaluate, Evaluator, InProcess, Loop, OnTrial, RunFolder, Study, Threads, score_of
 from secateur.runtimes import ENGINES, Measured, engine
-from secateur.search import Bayesian, Conditioned, SearchSpace, SpaceSettings, Strategy, resource_constrained
+from secateur.search import Bayesian, Conditioned, Reward, SearchSpace, SpaceSettings, Strategy, resource_constrained
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,13 @@ class SearchSettings:
     that scores by stages, such as `agreement` and `accuracy`. The plan reported is always scored in full."""
     seconds: float | None = None
     """Start no more trials after so many seconds; resumed, the search has as many again."""
+    reward: Reward = resource_constrained
+    """What a plan is paid: `resource_constrained`, `AccuracyGuaranteed`, `Composite`, or any function (score, costs,
+    dense) -> float, dense being the dense network's outcome. Only the first makes sense with a single budget."""
+    latency: str | None = None
+    """What tells latency: a profile that comes with Secateur (pixel1), or a table's or profile's file."""
+    energy: Literal["estimate"] | None = None
+    """What tells energy: the estimate from operations and bytes moved."""
     engine: str = "torch"
     """What runs the candidates: torch, openvino or openvino-int8 (both need `secateur[openvino]`). With the latter
     two, the best few plans are scored again by torch at the end, and the best of those is reported."""
@@ -47,6 +55,12 @@ class SearchSettings:
             raise StudyError(f"seconds = {self.seconds}: give more than 0")
         if self.engine not in ENGINES:
             raise StudyError(f"engine = {self.engine!r}: give one of {', '.join(ENGINES)}")
+
+    @property
+    def prices(self) -> list[CostModel]:
+        """Cost models of the metrics that shapes alone do not tell. Raises BudgetError."""
+        found: list[CostModel] = [] if self.latency is None else [latency_model(self.latency)]
+        return found if self.energy is None else [*found, EnergyEstimate()]
 
 
 def inspect(model: nn.Module, example_input: Example) -> ModelGraph:
@@ -100,32 +114,48 @@ def search(  # noqa: PLR0913  # each is a thing the caller has, and all but four
     settings = settings or SearchSettings()
     if trials < 1:
         raise StudyError(f"trials = {trials}: give 1 or more")
-    space = SearchSpace(inspect(model, example_input), budget, settings.space)
+    space = SearchSpace(inspect(model, example_input), budget, settings.space, settings.prices)
+    _check_reward(settings.reward, space)
     if budget.is_range and not isinstance(strategy.start(space), Conditioned):
         raise StudyError(f"{type(strategy).__name__} serves one budget only; for a range of them use Bayesian")
     home = RunFolder(folder, _header(model, space, strategy, settings)) if folder is not None else None
-    dense = Outcome(score_of(evaluate, private_copy(model).requires_grad_(False)), space.graph.dense, 0.0, 0.0)
+    dense = Outcome(score_of(evaluate, private_copy(model).requires_grad_(False)), space.dense, 0.0, 0.0)
     inputs = Calibration.gather(calibration, inputs=len(as_inputs(example_input)))
     pruner = Pruner(model, space.graph, inputs, settings.prune)
     space = space.informed({key: order.loss for key, order in pruner.orders.items()})
-    evaluators = _evaluators(pruner, space, evaluate, as_inputs(example_input), settings)
+    evaluators = _evaluators(pruner, space, evaluate, as_inputs(example_input), settings, dense)
     workers = InProcess(evaluators[0]) if settings.workers == 1 else Threads(evaluators)
     proposer = strategy.start(space)
     loop = Loop(Study(space, dense), proposer, workers, strategy.seed, settings.workers, settings.race, home)
     if settings.engine != "torch":
-        loop.check = Evaluator(pruner, space, evaluate, resource_constrained)
+        loop.check = Evaluator(pruner, space, evaluate, settings.reward, dense=dense)
     if on_trial:
         loop.on_trial = on_trial
     return loop.run(trials, math.inf if settings.seconds is None else settings.seconds)
 
 
+def _check_reward(reward: Reward, space: SearchSpace) -> None:
+    """Refuse, before anything is run, a reward whose metrics nobody tells."""
+    needed = getattr(reward, "needs", ())
+    missing = [metric for metric in needed if metric not in space.dense.known]
+    if missing:
+        raise StudyError(f"{type(reward).__name__} needs {missing[0]}: name what tells it (latency, energy)")
+
+
 def _evaluators(
-    pruner: Pruner, space: SearchSpace, evaluate: Evaluate, example: tuple[Tensor, ...], settings: SearchSettings
+    pruner: Pruner,
+    space: SearchSpace,
+    evaluate: Evaluate,
+    example: tuple[Tensor, ...],
+    settings: SearchSettings,
+    dense: Outcome,
 ) -> list[Evaluator]:
     """One for each worker, with a candidate and an engine of its own."""
-    dense, inputs = fold_norms(pruner.dense, space.graph), pruner.calibration.inputs
+    folded, inputs = fold_norms(pruner.dense, space.graph), pruner.calibration.inputs
     return [
-        Evaluator(pruner.fork(), space, evaluate, resource_constrained, engine(settings.engine, dense, example, inputs))
+        Evaluator(
+            pruner.fork(), space, evaluate, settings.reward, engine(settings.engine, folded, example, inputs), dense
+        )
         for _ in range(settings.workers)
     ]
 
@@ -197,7 +227,17 @@ def _header(model: nn.Module, space: SearchSpace, searcher: Strategy, settings: 
         "workers": settings.workers,
         "race": settings.race,
         "engine": settings.engine,
+        "reward": _named(settings.reward),
+        "latency": settings.latency,
+        "energy": settings.energy,
     }
+
+
+def _named(reward: Reward) -> dict[str, Any]:
+    """A reward as plain values."""
+    if is_dataclass(reward) and not isinstance(reward, type):
+        return {"kind": type(reward).__name__, **asdict(reward)}
+    return {"kind": getattr(reward, "__qualname__", type(reward).__name__)}
 
 
 def _weights_digest(model: nn.Module) -> str:

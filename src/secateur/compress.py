@@ -94,7 +94,7 @@ class Run:
     def space(self) -> SearchSpace:
         """What the search may choose."""
         graph = inspect(self.materials.model, self.materials.example)
-        return SearchSpace(graph, self.job.budget, self.job.space)
+        return SearchSpace(graph, self.job.budget, self.job.space, self.job.settings.prices)
 
     @cached_property
     def pruner(self) -> Pruner:
@@ -259,7 +259,7 @@ class Run:
     def _front(self) -> tuple[tuple[float, float], ...]:
         if not self.job.budget.is_range:
             return ()
-        metric, dense = self.job.budget.metric, self.space.graph.dense
+        metric, dense = self.job.budget.metric, self.space.dense
         outcomes = [trial.outcome for trial in self.study().front if trial.outcome]
         return tuple((outcome.costs[metric] / dense[metric], outcome.score) for outcome in outcomes)
 

@@ -15,7 +15,7 @@ def print_inspection(job: Job) -> None:
     """Trace the job's network and print what a search could do with it. Nothing is trained or searched."""
     stuff = materials(job)
     graph = inspect(stuff.model, stuff.example)
-    space = SearchSpace(graph, job.budget, job.space)
+    space = SearchSpace(graph, job.budget, job.space, job.settings.prices)
     console = Console()
     console.print(_layers(graph))
     console.print(_groups(space))

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from secateur import zoo
 from secateur.api import SearchSettings
+from secateur.cost import DEVICES
 from secateur.data import Dataset, TrainBatches, load_dataset, split
 from secateur.errors import JobError, SecateurError
 from secateur.finish import FineTune, load_weights
@@ -27,15 +28,19 @@ from secateur.search import (
     CMAES,
     DDPG,
     TPE,
+    AccuracyGuaranteed,
     Bayesian,
+    Composite,
     Deep,
     Evolution,
     Knapsack,
     Random,
+    Reward,
     Shallow,
     SpaceSettings,
     Strategy,
     Uniform,
+    resource_constrained,
 )
 
 SEARCHERS: dict[str, type[Any]] = {
@@ -118,6 +123,13 @@ class Job:
     """Stop scoring candidates that have fallen hopelessly behind."""
     engine: Literal["torch", "openvino", "openvino-int8"] = "torch"
     """What runs the candidates while they are scored."""
+    latency: str | None = None
+    """What tells latency: pixel1, or a file of `secateur profile`."""
+    energy: Literal["estimate"] | None = None
+    """What tells energy."""
+    reward: dict[str, Any] = field(default_factory=lambda: {"kind": "resource-constrained"})
+    """[reward] kind: resource-constrained, accuracy-guaranteed or composite, with the fields of their classes; or
+    `package.module:function`."""
     threads: int | None = None
     """torch's threads; by default what torch takes."""
     searcher: Strategy = field(default_factory=Bayesian)
@@ -132,11 +144,60 @@ class Job:
             raise JobError(f"[report] rivals: {unknown[0]!r} is none of {', '.join(SEARCHERS)}")
         if self.trials < 1 or self.workers < 1 or (self.threads is not None and self.threads < 1):
             raise JobError("trials, workers and threads are 1 or more")
+        kind = reward_of(self.reward)
+        if isinstance(kind, (AccuracyGuaranteed, Composite)) and not self.budget.is_range:
+            raise JobError(
+                f"[reward] kind = {self.reward['kind']!r} weighs cost itself: give a range to choose from, such as "
+                "[budget] macs = [0.2, 1.0]"
+            )
 
     @property
     def settings(self) -> SearchSettings:
         """What `search` takes."""
-        return SearchSettings(self.space, self.prune, self.workers, self.race, self.seconds, self.engine)
+        return SearchSettings(
+            space=self.space,
+            prune=self.prune,
+            workers=self.workers,
+            race=self.race,
+            seconds=self.seconds,
+            reward=reward_of(self.reward),
+            latency=self.latency,
+            energy=self.energy,
+            engine=self.engine,
+        )
+
+
+REWARDS: dict[str, Any] = {"accuracy-guaranteed": AccuracyGuaranteed, "composite": Composite}
+
+
+def reward_of(raw: Mapping[str, Any]) -> Reward:
+    """The reward that a [reward] table stands for. Raises JobError or Malformed."""
+    options = dict(raw)
+    kind = options.pop("kind", "resource-constrained")
+    if kind in REWARDS:
+        reward: Reward = decode(REWARDS[kind], options, "reward")
+        return reward
+    if options:
+        raise JobError(f"[reward] kind = {kind!r} takes no {', '.join(options)}")
+    if kind == "resource-constrained":
+        return resource_constrained
+    module, colon, function = str(kind).partition(":")
+    if not colon:
+        raise JobError(f"[reward] kind = {kind!r}: give resource-constrained, {', '.join(REWARDS)} or module:function")
+    found = imported(module, function, f"[reward] kind = {kind!r}")
+    if not callable(found):
+        raise JobError(f"[reward] kind = {kind!r} is {type(found).__name__}, not a function (score, costs, dense)")
+    return found  # type: ignore[no-any-return]
+
+
+def imported(module: str, name: str, where: str) -> Any:
+    """What `module` calls `name`; beside the job, as `python -m` would find it. Raises JobError."""
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise JobError(f"{where} cannot be imported: {error}") from error
 
 
 def read_job(path: str | Path) -> Job:
@@ -167,10 +228,12 @@ def parse_job(raw: Mapping[str, Any], place: Path) -> Job:
         raise JobError(f"{place}: {error}") from error
     folder = job.folder or str(Path("runs") / place.stem)
     weights = job.model.weights and _anchored(job.model.weights, place)
+    latency = job.latency if job.latency is None or job.latency in DEVICES else _anchored(job.latency, place)
     source = job.data.source if job.data.source == "digits" else _anchored(job.data.source, place)
     return dataclasses.replace(
         job,
         folder=folder,
+        latency=latency,
         model=dataclasses.replace(job.model, weights=weights),
         data=dataclasses.replace(job.data, source=source),
     )
@@ -232,9 +295,7 @@ def _network(job: ModelJob, dataset: Dataset) -> nn.Module:
         if not colon:
             options = {"num_classes": dataset.num_classes, "in_channels": dataset.in_channels, **job.options}
             return zoo.build(job.name, **options)
-        if "" not in sys.path:
-            sys.path.insert(0, "")  # a factory beside the job, as `python -m` would find it
-        built = getattr(importlib.import_module(module), factory)(**job.options)
+        built = imported(module, factory, f"[model] name = {job.name!r}")(**job.options)
     except (ValueError, TypeError, ImportError, AttributeError) as error:
         raise JobError(f"[model] name = {job.name!r} cannot be built: {error}") from error
     if not isinstance(built, nn.Module):

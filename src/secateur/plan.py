@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Self
 
 import numpy as np
@@ -17,7 +17,9 @@ import numpy.typing as npt
 
 from secateur.errors import BudgetError, PlanError
 
-METRICS = ("macs", "params", "bytes")
+COUNTED = ("macs", "params", "bytes")
+"""Metrics that follow from shapes alone."""
+METRICS = (*COUNTED, "latency_ms", "energy_mj")
 
 
 @dataclass(frozen=True)
@@ -88,14 +90,38 @@ class Plan:
 
 @dataclass(frozen=True)
 class Costs:
-    """What a network costs for one example: multiply-adds, parameters, and bytes of its state dict."""
+    """What a network costs for one example: multiply-adds, parameters, and bytes of its state dict.
+
+    Latency and energy are None where nobody told what a device takes. `block_sparsity` is the share of weights that
+    lie in whole blocks of zeros.
+    """
 
     macs: int
     params: int
     bytes: int
+    latency_ms: float | None = None
+    energy_mj: float | None = None
+    block_sparsity: float = 0.0
 
-    def __getitem__(self, metric: str) -> int:
-        return int(getattr(self, metric))
+    def __getitem__(self, metric: str) -> float:
+        value: float | None = getattr(self, metric)
+        if value is None:
+            raise BudgetError(f"nothing tells the {metric} of this network: name a device's profile or table")
+        return value
+
+    def also(self, measured: Mapping[str, float]) -> Costs:
+        """The same with latency and energy, as far as they are told."""
+        return replace(self, latency_ms=measured.get("latency_ms"), energy_mj=measured.get("energy_mj"))
+
+    @property
+    def power_w(self) -> float | None:
+        """Energy over time, in watts."""
+        return None if self.energy_mj is None or not self.latency_ms else self.energy_mj / self.latency_ms
+
+    @property
+    def known(self) -> tuple[str, ...]:
+        """The metrics that have a value."""
+        return tuple(name for name in METRICS if getattr(self, name) is not None)
 
 
 Limit = float | tuple[float, float] | None
@@ -106,13 +132,15 @@ class Budget:
     """The most that a pruned network may cost, in exactly one metric.
 
     A value in (0, 1] is a fraction of the dense network; a larger one is absolute: `Budget(macs=0.5)`,
-    `Budget(params=1_000_000)`. Two values, the lower first, are a range that one search serves as a whole:
-    `Budget(macs=(0.3, 0.7))`.
+    `Budget(params=1_000_000)`, `Budget(latency_ms=0.5)` for half the time and `Budget(latency_ms=12.5)` for 12.5 ms.
+    Two values, the lower first, are a range that one search serves as a whole: `Budget(macs=(0.3, 0.7))`.
     """
 
     macs: Limit = None
     params: Limit = None
     bytes: Limit = None
+    latency_ms: Limit = None
+    energy_mj: Limit = None
 
     def __post_init__(self) -> None:
         given = [name for name in METRICS if getattr(self, name) is not None]
@@ -158,7 +186,7 @@ class Budget:
 
     def __str__(self) -> str:
         ends = self.value if isinstance(self.value, tuple) else (self.value,)
-        shown = [f"{end:.1%}" if end <= 1 else f"{end:,.0f}" for end in ends]
+        shown = [f"{end:.1%}" if end <= 1 else f"{end:,.0f}" if end >= 100 else f"{end:g}" for end in ends]
         return " to ".join(shown) + (f" of {self.metric}" if ends[0] <= 1 else f" {self.metric}")
 
 
@@ -168,7 +196,8 @@ class Outcome:
 
     `stages` are the scores over growing numbers of examples, where the evaluation went by stages; it is
     `complete` unless it was stopped before the last one: then `score` is what was to be expected. Only complete
-    outcomes can be the best. `values` [examples seen] are what each example gave; they are not written down.
+    outcomes can be the best. `terms` are the parts of the reward, where it is a sum. `values` [examples seen] are what
+    each example gave; they are not written down.
     """
 
     score: float
@@ -177,6 +206,7 @@ class Outcome:
     seconds: float
     stages: tuple[float, ...] = ()
     complete: bool = True
+    terms: dict[str, float] = field(default_factory=dict)
     values: npt.NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from secateur.graph import ChannelGroup, Count, Layer
+from secateur.graph import ChannelGroup, Count, Layer, ModelGraph
 
 Cost = npt.NDArray[np.float64]
 """One number, or as many as there were counts."""
@@ -16,7 +17,9 @@ Cost = npt.NDArray[np.float64]
 class CostModel(Protocol):
     """Prices one layer at a time; a network costs the sum. Must not fall as `keep_in` or `keep_out` grow."""
 
-    metric: str
+    @property
+    def metric(self) -> str:
+        """Its name in `plan.METRICS`."""
 
     def layer_cost(self, layer: Layer, keep_in: Count, keep_out: Count) -> Cost:
         """Cost of the layer with `keep_in` input and `keep_out` output channels left: numbers, or arrays of them."""
@@ -24,8 +27,35 @@ class CostModel(Protocol):
     def unit_cost(self, group: ChannelGroup) -> float:
         """Cost of one unit of the group beside the weights of layers: biases and norms."""
 
+    def dense(self, graph: ModelGraph) -> float:
+        """Cost of the whole network."""
 
-class Macs:
+
+def summed(model: CostModel, graph: ModelGraph) -> float:
+    """The dense cost where it is that of the layers, and no more."""
+    return float(sum(float(model.layer_cost(x, x.in_channels, x.out_channels)) for x in graph.layers))
+
+
+def picture_bytes(layer: Layer, keep_in: Count, keep_out: Count) -> tuple[Cost, Cost]:
+    """Bytes of a layer's input and of its output, for one example."""
+    each = (
+        layer.itemsize * np.asarray(keep_in, dtype=np.float64),
+        layer.itemsize * np.asarray(keep_out, dtype=np.float64),
+    )
+    return each[0] * math.prod(layer.in_hw), each[1] * math.prod(layer.out_hw)
+
+
+class _Counted:
+    """A metric that `graph.count_costs` counts on the built network too."""
+
+    metric: str
+
+    def dense(self, graph: ModelGraph) -> float:
+        """As counted."""
+        return graph.dense[self.metric]
+
+
+class Macs(_Counted):
     """Multiply-adds for one example (1 MAC = 1 multiply-add; norms, activations and pooling not counted)."""
 
     metric = "macs"
@@ -39,7 +69,7 @@ class Macs:
         return 0
 
 
-class Params:
+class Params(_Counted):
     """Trained parameters."""
 
     metric = "params"
@@ -53,7 +83,7 @@ class Params:
         return group.vector_params
 
 
-class Bytes:
+class Bytes(_Counted):
     """Bytes of the state dict: parameters and the statistics of norms."""
 
     metric = "bytes"
@@ -67,7 +97,7 @@ class Bytes:
         return group.vector_bytes
 
 
-def model_for(metric: str) -> CostModel:
-    """The cost model of a metric that a budget can name."""
+def model_for(metric: str) -> CostModel | None:
+    """The cost model of a metric that follows from shapes alone; None for those that a device decides."""
     models: dict[str, CostModel] = {"macs": Macs(), "params": Params(), "bytes": Bytes()}
-    return models[metric]
+    return models.get(metric)

@@ -18,7 +18,7 @@ class NetworkCost:
     def __init__(self, graph: ModelGraph, model: CostModel) -> None:
         self.graph = graph
         self.model = model
-        self.dense = float(graph.dense[model.metric])
+        self.dense = float(model.dense(graph))
         self._curves: dict[tuple[object, ...], Curve] = {}
         self._touched: dict[str, list[tuple[Layer, list[tuple[str, int]]]]] = {}
         self._units: dict[str, Curve] = {}

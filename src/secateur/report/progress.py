@@ -16,7 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from secateur.plan import METRICS, Trial
+from secateur.plan import Trial
 from secateur.report.wording import duration, pace, share
 from secateur.run import Study
 
@@ -193,7 +193,7 @@ class SearchProgress:
         study, best = self._study, self._best
         if study is None or best is None or best.outcome is None:
             return lines
-        costs = "  ".join(f"{m} {share(best.outcome.costs[m], study.dense.costs[m])}" for m in METRICS)
+        costs = "  ".join(f"{m} {share(best.outcome.costs[m], study.dense.costs[m])}" for m in best.outcome.costs.known)
         found = f"best (trial {best.number}): score {best.outcome.score:.4f}  reward {best.outcome.reward:.4f}"
         lines.append(Text(f"{found}  {costs}"))
         if self._screen.console.options.ascii_only:

@@ -6,13 +6,12 @@ import time
 
 from torch import nn
 
-from secateur.cost import costs
 from secateur.plan import Outcome, Plan
 from secateur.prune import Pruner, fold_norms
 from secateur.run.race import expected, hopeless
 from secateur.run.score import Evaluate, Staged, Values, finite, score_of
 from secateur.runtimes import Eager, Engine
-from secateur.search import Reward, SearchSpace
+from secateur.search import Reward, SearchSpace, resource_constrained
 
 
 class Evaluator:
@@ -23,14 +22,16 @@ class Evaluator:
         pruner: Pruner,
         space: SearchSpace,
         evaluate: Evaluate,
-        reward: Reward,
+        reward: Reward = resource_constrained,
         engine: Engine | None = None,
+        dense: Outcome | None = None,
     ) -> None:
         self.pruner = pruner
         self.engine = engine or Eager()
         self.space = space
         self.evaluate = evaluate
         self.reward = reward
+        self.dense = dense or Outcome(1.0, space.dense, 0.0, 0.0)
 
     def __call__(self, plan: Plan, rival: Outcome | None = None) -> Outcome:
         """Evaluate a plan, no further than it takes to see that it cannot beat `rival`, if there is one.
@@ -42,10 +43,12 @@ class Evaluator:
         candidate = self.engine(fold_norms(self.pruner.candidate(counts), self.space.graph))
         values = None if rival is None else rival.values
         score, stages, seen = self._score(candidate, values)
-        price = costs(self.space.graph, counts)
-        reward = self.reward(score, price, self.space.graph.dense)
+        price = self.space.costs(counts)
+        reward = self.reward(score, price, self.dense)
         complete = values is None or seen is None or len(seen) == len(values)
-        return Outcome(score, price, reward, time.perf_counter() - started, stages, complete, seen)
+        terms = getattr(self.reward, "terms", None)
+        parts = {} if terms is None else terms(score, price, self.dense)
+        return Outcome(score, price, reward, time.perf_counter() - started, stages, complete, parts, seen)
 
     def _score(self, candidate: nn.Module, rival: Values | None) -> tuple[float, tuple[float, ...], Values | None]:
         """The score, that of each stage, and the values of the examples looked at."""

@@ -85,7 +85,7 @@ class Study:
         the searcher serves one budget only.
         """
         low, high = self.space.lowest, self.space.limit
-        limit = budget.limit(self.graph.dense)
+        limit = budget.limit(self.space.dense)
         if budget.metric != self.space.budget.metric or not low * (1 - 1e-9) <= limit <= high * (1 + 1e-9):
             raise BudgetError(f"a budget of {budget} is outside what was searched ({self.space.budget})")
         if not isinstance(self.searcher, Conditioned):
@@ -101,7 +101,7 @@ class Study:
         return sorted(whole.values(), key=_reward, reverse=True)
 
 
-def _cost(trial: Trial, metric: str) -> int:
+def _cost(trial: Trial, metric: str) -> float:
     assert trial.outcome is not None
     return trial.outcome.costs[metric]
 

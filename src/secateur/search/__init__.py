@@ -7,7 +7,7 @@ from secateur.search.episode import FEATURES, Episode
 from secateur.search.evolution import Evolution
 from secateur.search.knapsack import Knapsack
 from secateur.search.optuna import CMAES, TPE
-from secateur.search.reward import Reward, resource_constrained
+from secateur.search.reward import AccuracyGuaranteed, Composite, Reward, resource_constrained
 from secateur.search.searcher import Conditioned, Searcher, State, Strategy
 from secateur.search.space import SearchSpace, SpaceSettings
 
@@ -17,7 +17,9 @@ __all__ = [
     "FEATURES",
     "RULES",
     "TPE",
+    "AccuracyGuaranteed",
     "Bayesian",
+    "Composite",
     "Conditioned",
     "Deep",
     "Episode",

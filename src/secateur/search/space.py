@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import fnmatch
 import math
 from collections.abc import Mapping, Sequence
@@ -10,14 +11,18 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from secateur.cost import NetworkCost, model_for
+from secateur.cost import CostModel, NetworkCost, costs, model_for
 from secateur.errors import BudgetError, TraceError
 from secateur.graph import ChannelGroup, ModelGraph, entries_of, with_entries
-from secateur.plan import Budget, Plan, Site
+from secateur.plan import Budget, Costs, Plan, Site
 
 Curve = npt.NDArray[np.float64]
 HALVINGS = 16
 """Of the factor that scales a plan to its budget: finer than any rounding step."""
+REMEDY = {
+    "latency_ms": "what tells the latency of layers: name a device's profile or a table (latency = ...)",
+    "energy_mj": 'what tells the energy of layers: energy = "estimate", or a table',
+}
 GOLDEN = (5**0.5 - 1) / 2
 
 
@@ -69,6 +74,7 @@ class SearchSpace:
     """The sites in forward order, the cost of any choice, and the limit.
 
     `limit` is the most that a plan may cost; `lowest` is less than that where a range of budgets is searched.
+    `prices` tell the metrics that shapes alone do not: latency, energy.
     """
 
     def __init__(
@@ -76,30 +82,45 @@ class SearchSpace:
         graph: ModelGraph,
         budget: Budget,
         settings: SpaceSettings | None = None,
-        losses: Mapping[str, Curve] | None = None,
+        prices: Sequence[CostModel] = (),
     ) -> None:
         self.settings = settings or SpaceSettings()
         names = entries_of(graph, self.settings.left_alone) if self.settings.entries else ()
         self.graph = graph = with_entries(graph, names)
-        self.losses = losses or {}
+        self.losses: Mapping[str, Curve] = {}
         self.budget = budget
+        self.prices = {model.metric: NetworkCost(graph, model) for model in prices}
+        self.dense = graph.dense.also({metric: cost.dense for metric, cost in self.prices.items()})
         groups = [group for group in graph.groups if not self.settings.left_alone(group)]
         if not groups:
             raise TraceError("every group that can be pruned is left alone; loosen `leave`, or set streams = true")
         self.sites = tuple(self.settings.site(group) for group in groups)
-        self.cost = NetworkCost(graph, model_for(budget.metric))
-        self.lowest, self.limit = budget.limits(graph.dense)
+        self.cost = self._price(budget.metric)
+        self.lowest, self.limit = budget.limits(self.dense)
         least = self.cost({site.key: site.least for site in self.sites})
         if least > self.lowest:
             raise BudgetError(
                 f"the budget of {budget} cannot be met: with every site at its least, {least / self.cost.dense:.1%} "
-                f"({least:,.0f} {budget.metric}) is left. Allow more, lower min_keep (now {self.settings.min_keep}), "
+                f"({least:,.6g} {budget.metric}) is left. Allow more, lower min_keep (now {self.settings.min_keep}), "
                 "or let more be cut (streams, leave)"
             )
 
     def informed(self, losses: Mapping[str, Curve]) -> SearchSpace:
         """The same, with the loss curve of each site: [width + 1], the share of output lost at every count."""
-        return SearchSpace(self.graph, self.budget, self.settings, losses)
+        twin = copy.copy(self)
+        twin.losses = losses
+        return twin
+
+    def _price(self, metric: str) -> NetworkCost:
+        if (model := model_for(metric)) is not None:
+            return NetworkCost(self.graph, model)
+        if metric not in self.prices:
+            raise BudgetError(f"a budget in {metric} needs {REMEDY[metric]}")
+        return self.prices[metric]
+
+    def costs(self, counts: Mapping[str, int]) -> Costs:
+        """What the network costs with these units left, in every metric that is known."""
+        return costs(self.graph, counts).also({metric: cost(counts) for metric, cost in self.prices.items()})
 
     def loss(self, site: Site) -> Curve:
         """What keeping 0, 1, ..., all units of a site is expected to lose, [width + 1], 0 at the end.
