@@ -74,6 +74,16 @@ def _parser() -> argparse.ArgumentParser:
     timed = command("measure", _measure, "latency and size, dense and pruned, on every installed runtime", either)
     timed.add_argument("--runtime", action="append", metavar="NAME", help="only this one (may be repeated)")
     timed.add_argument("--threads", type=int, default=1)
+    device = command(
+        "profile", _profile, "measure a latency table of a network's layers, here or for elsewhere", "JOB.toml"
+    )
+    device.add_argument(
+        "--runtime", required=True, metavar="NAME", help="onnxruntime, openvino, executorch, ncnn, litert"
+    )
+    device.add_argument("--threads", type=int, default=1)
+    to = device.add_mutually_exclusive_group(required=True)
+    to.add_argument("-o", "--output", type=Path, metavar="TABLE.json", help="measure on this machine")
+    to.add_argument("--bundle", type=Path, metavar="FOLDER", help="write what another device needs to measure its own")
     command("report", _report, "measure every row and write report.html", either)
     return parser
 
@@ -149,6 +159,12 @@ def _measure(options: argparse.Namespace) -> None:
             runtime_called(name).require()
     run = _run(options)
     Console().print(runtimes_table(run.measure(options.runtime, options.threads), options.threads))
+
+
+def _profile(options: argparse.Namespace) -> None:
+    from secateur.profiling import profile_job
+
+    print(profile_job(_job(options.job), options.runtime, options.threads, options.output, options.bundle))
 
 
 def _report(options: argparse.Namespace) -> None:

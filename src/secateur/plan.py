@@ -206,7 +206,7 @@ class Outcome:
     seconds: float
     stages: tuple[float, ...] = ()
     complete: bool = True
-    terms: dict[str, float] = field(default_factory=dict)
+    terms: dict[str, float] = field(default_factory=dict, hash=False)
     values: npt.NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
 
 

@@ -7,69 +7,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 
 from secateur.cost.analytic import Cost, summed
 from secateur.errors import BudgetError
 from secateur.graph import ChannelGroup, Count, Layer, ModelGraph
-
-Shape = tuple[str, tuple[int, ...], int, int, tuple[int, int]]
-"""(kind, kernel, stride, groups, input h x w): what a measured layer has in common with those it stands for."""
-
-
-@dataclass(frozen=True)
-class Grid:
-    """One shape of layer: ms[i][j] with in_channels[i] input and out_channels[j] output channels, both ascending.
-
-    A depthwise layer, and a side that cannot be cut, has one entry on that side.
-    """
-
-    kind: str
-    kernel: tuple[int, ...]
-    stride: int
-    groups: int
-    in_hw: tuple[int, int]
-    in_channels: tuple[int, ...]
-    out_channels: tuple[int, ...]
-    ms: tuple[tuple[float, ...], ...]
-
-    @property
-    def shape(self) -> Shape:
-        """What it stands for."""
-        return self.kind, self.kernel, self.stride, self.groups, self.in_hw
-
-    @cached_property
-    def rising(self) -> npt.NDArray[np.float64]:
-        """ms where more channels never take less time: what a measurement says otherwise is noise, or would be
-        better served by more channels filled with zeros."""
-        ms = np.asarray(self.ms, dtype=np.float64)
-        rising: npt.NDArray[np.float64] = np.maximum.accumulate(np.maximum.accumulate(ms, 0), 1)
-        return rising
-
-    def at(self, keep_in: Count, keep_out: Count, step: int) -> Cost:
-        """Milliseconds, between the grid's points in proportion, by counts rounded up to the hardware's step."""
-        rows, columns = np.array(self.in_channels), np.array(self.out_channels)
-        i, down = _between(rows, _stepped(keep_in, step, rows))
-        j, right = _between(columns, _stepped(keep_out, step, columns))
-        ms = self.rising
-        low = ms[i, j] * (1 - right) + ms[i, np.minimum(j + 1, len(columns) - 1)] * right
-        below = np.minimum(i + 1, len(rows) - 1)
-        high = ms[below, j] * (1 - right) + ms[below, np.minimum(j + 1, len(columns) - 1)] * right
-        return np.asarray(low * (1 - down) + high * down, dtype=np.float64)
-
-
-def _stepped(count: Count, step: int, grid: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    counts = np.asarray(count)
-    stepped: npt.NDArray[np.float64] = np.clip(np.ceil(counts / step) * step, grid[0], grid[-1]).astype(np.float64)
-    return stepped
-
-
-def _between(grid: npt.NDArray[np.int64], value: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.int64], Cost]:
-    """The grid's place at or below each value, and how far on the way to the next it is."""
-    place = np.clip(np.searchsorted(grid, value, side="right") - 1, 0, max(len(grid) - 2, 0))
-    if len(grid) == 1:
-        return place, np.zeros(value.shape)
-    return place, (value - grid[place]) / (grid[place + 1] - grid[place])
+from secateur.runtimes.sessions.grid import Grid, Shape
 
 
 @dataclass(frozen=True)

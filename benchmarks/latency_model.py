@@ -1,0 +1,108 @@
+"""Latency by a table of layers against latency measured: random plans of two networks, on two runtimes.
+
+For each network and runtime a table is made as `secateur profile` does; then 20 random plans that it has not seen are
+exported, timed on one thread, taking turns in small batches with the dense network, and compared with what the
+table says. As machines drift, both are compared as fractions of the dense network's time. Tables and times are kept in
+benchmarks/runs/latency_model. Takes half an hour; `--quick` (a minute) only shows that it still works.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import record
+import torch
+
+import secateur as sc
+from secateur import zoo
+from secateur.cost import NetworkCost, latency_model
+from secateur.profiling import make_table
+from secateur.prune import Cutter, fold_norms
+from secateur.runtimes import runtime_called
+from secateur.runtimes.sessions import median_ms, open_session, random_inputs
+from secateur.search import SearchSpace, SpaceSettings
+
+NETWORKS = {"resnet56": (10, 32), "mobilenet_v1": (1001, 224)}
+RUNTIMES = ("onnxruntime", "ncnn")
+PLANS = 20
+
+
+def main() -> None:
+    """Measure what is missing, print the table, write the result."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a small form of about a minute; writes no result")
+    quick = parser.parse_args().quick
+    torch.set_num_threads(1)
+    runs = record.HERE / "runs" / ("latency_model_quick" if quick else "latency_model")
+    cases = [("resnet20", "ncnn")] if quick else [(name, runtime) for name in NETWORKS for runtime in RUNTIMES]
+    rows = [compare(name, runtime, runs, 4 if quick else PLANS) for name, runtime in cases]
+    record.show("predicted against measured, as fractions of the dense network's time", [shown(row) for row in rows])
+    if not quick:
+        figures = {}
+        for row in rows:
+            figures[f"{row['network']}_{row['runtime']}_median_error"] = row["median error"]
+            figures[f"{row['network']}_{row['runtime']}_rank_correlation"] = row["rank correlation"]
+        print(f"written to {record.write('latency_model', figures, rows).relative_to(record.HERE.parent)}")
+
+
+def shown(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of the table on the terminal."""
+    return {key: f"{value:.3f}" if isinstance(value, float) else value for key, value in row.items() if key != "plans"}
+
+
+def compare(name: str, runtime: str, runs: Path, plans: int) -> dict[str, Any]:
+    """Both for every plan of one network on one runtime."""
+    runs.mkdir(parents=True, exist_ok=True)
+    classes, pixels = NETWORKS.get(name, (10, 32))
+    model, example = zoo.build(name, classes).eval(), torch.zeros(1, 3, pixels, pixels)
+    space = SearchSpace(sc.inspect(model, example), sc.Budget(macs=1.0), SpaceSettings())
+    place = runs / f"{name}_{runtime}.json"
+    if not place.exists():
+        place.write_text(json.dumps(make_table(model, example, space, runtime)))
+    cost = NetworkCost(space.graph, latency_model(str(place)))
+    drawn = np.random.default_rng(1)
+    counts = [{site.key: site.count(drawn.uniform(0.1, 1.0)) for site in space.sites} for _ in range(plans)]
+    times = runs / f"{name}_{runtime}_times.json"
+    if not times.exists():
+        times.write_text(json.dumps(measured(model, example, space, runtime, counts)))
+    true = np.array(json.loads(times.read_text()))
+    said = np.array([cost(each) / cost.dense for each in counts])
+    errors = np.abs(said / true - 1)
+    ranks = (np.argsort(np.argsort(each)) for each in (said, true))
+    return {
+        "network": name,
+        "runtime": runtime,
+        "median error": float(np.median(errors)),
+        "worst error": float(errors.max()),
+        "rank correlation": float(np.corrcoef(*ranks)[0, 1]),
+        "fastest plan, of dense": float(true.min()),
+        "plans": [{"predicted": float(a), "measured": float(b)} for a, b in zip(said, true, strict=True)],
+    }
+
+
+def measured(
+    model: torch.nn.Module, example: torch.Tensor, space: SearchSpace, runtime: str, plans: list[dict[str, int]]
+) -> list[float]:
+    """Latency of every plan over that of the dense network, which takes turns with it."""
+    chosen, cutter, found = runtime_called(runtime), Cutter(model, space.graph), []
+    with tempfile.TemporaryDirectory() as folder:
+        dense = Path(folder) / f"dense{chosen.suffix}"
+        chosen.convert(fold_norms(model, space.graph), (example,), dense)
+        for number, counts in enumerate(plans):
+            place = Path(folder) / f"plan{number}{chosen.suffix}"
+            kept = {key: np.arange(count) for key, count in counts.items()}
+            chosen.convert(fold_norms(cutter.cut(kept), space.graph), (example,), place)
+            pair = {"dense": open_session(runtime, dense), "plan": open_session(runtime, place)}
+            times = median_ms(pair, random_inputs([list(example.shape)]), rounds=50, least_ms=200)
+            found.append(times["plan"] / times["dense"])
+            print(f"{runtime} plan {number}: {times['plan']:.2f} of {times['dense']:.2f} ms", flush=True)
+    return found
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""One shape of layer, timed over a grid of channel counts. numpy alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Shape = tuple[str, tuple[int, ...], int, int, tuple[int, int]]
+"""(kind, kernel, stride, groups, input h x w): what a measured layer has in common with those it stands for."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """ms[i][j] with in_channels[i] input and out_channels[j] output channels, both ascending.
+
+    A depthwise layer, and a side that cannot be cut, has one entry on that side.
+    """
+
+    kind: str
+    kernel: tuple[int, ...]
+    stride: int
+    groups: int
+    in_hw: tuple[int, int]
+    in_channels: tuple[int, ...]
+    out_channels: tuple[int, ...]
+    ms: tuple[tuple[float, ...], ...]
+
+    @property
+    def shape(self) -> Shape:
+        """What it stands for."""
+        return self.kind, self.kernel, self.stride, self.groups, self.in_hw
+
+    @cached_property
+    def rising(self) -> Floats:
+        """ms where more channels never take less time: what a measurement says otherwise is noise, or would be
+        better served by more channels filled with zeros."""
+        rising: Floats = np.maximum.accumulate(np.maximum.accumulate(np.asarray(self.ms, dtype=np.float64), 0), 1)
+        return rising
+
+    def at(self, keep_in: Any, keep_out: Any, step: int) -> Floats:
+        """Milliseconds, between the grid's points in proportion, by counts rounded up to the hardware's step."""
+        rows, columns = np.array(self.in_channels), np.array(self.out_channels)
+        i, down = _between(rows, _stepped(keep_in, step, rows))
+        j, right = _between(columns, _stepped(keep_out, step, columns))
+        ms, below, beside = self.rising, np.minimum(i + 1, len(rows) - 1), np.minimum(j + 1, len(columns) - 1)
+        above = ms[i, j] * (1 - right) + ms[i, beside] * right
+        under = ms[below, j] * (1 - right) + ms[below, beside] * right
+        return np.asarray(above * (1 - down) + under * down, dtype=np.float64)
+
+
+def _stepped(count: Any, step: int, grid: npt.NDArray[np.int64]) -> Floats:
+    stepped: Floats = np.clip(np.ceil(np.asarray(count) / step) * step, grid[0], grid[-1]).astype(np.float64)
+    return stepped
+
+
+def _between(grid: npt.NDArray[np.int64], value: Floats) -> tuple[npt.NDArray[np.int64], Floats]:
+    """The grid's place at or below each value, and how far on the way to the next it is."""
+    place = np.clip(np.searchsorted(grid, value, side="right") - 1, 0, max(len(grid) - 2, 0))
+    if len(grid) == 1:
+        return place, np.zeros(value.shape)
+    return place, (value - grid[place]) / (grid[place + 1] - grid[place])

@@ -1,0 +1,97 @@
+"""Time a bundle of layers and networks on this device, and write its latency table.
+
+    python -m sessions.profile BUNDLE -o table.json [--threads 1]
+
+It needs numpy and the runtime, no torch and nothing of Secateur: `secateur profile --bundle` puts this folder into the
+bundle. Layers are timed one by one; then whole networks, to which the sum of their layers is fitted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import median_ms, open_session, random_inputs
+from .grid import Grid
+
+ROUNDS, LEAST_MS = 15, 15.0
+"""Passes of every layer at least, and milliseconds."""
+Progress = Callable[[int, int], None]
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    table = profile(
+        options.bundle, options.threads, lambda done, all_: print(f"\r{done} of {all_}", end="", flush=True)
+    )
+    options.output.write_text(json.dumps(table, indent=1) + "\n")
+    print(f"\nwritten to {options.output}")
+
+
+def profile(bundle: Path, threads: int = 1, progress: Progress = lambda done, all_: None) -> dict[str, Any]:
+    """The latency table of this device, as plain JSON."""
+    wanted = json.loads((bundle / "bundle.json").read_text())
+    runtime, step = wanted["runtime"], wanted["step"]
+    whole = sum(len(row) for layer in wanted["layers"] for row in layer["files"]) + len(wanted["networks"])
+    done = 0
+
+    def timed(file: str, shapes: list[list[int]]) -> float:
+        nonlocal done
+        session = open_session(runtime, bundle / file, threads)
+        found = median_ms({"": session}, random_inputs(shapes), ROUNDS, LEAST_MS)[""]
+        done += 1
+        progress(done, whole)
+        return found
+
+    grids = [_grid(layer, timed) for layer in wanted["layers"]]
+    sums, times = [], []
+    for network in wanted["networks"]:
+        sums.append(sum(float(grids[number].at(*counts, step)) for number, *counts in network["layers"]))
+        times.append(timed(network["file"], network["inputs"]))
+    scale, fixed = fitted(np.array(sums), np.array(times))
+    return {
+        "device": f"{platform.node()}, {platform.machine()} {platform.processor() or platform.system()}".strip(),
+        "runtime": runtime,
+        "threads": threads,
+        "made": datetime.date.today().isoformat(),
+        "step": step,
+        "scale": scale,
+        "fixed_ms": fixed,
+        "layers": [asdict(grid) for grid in grids],
+    }
+
+
+def _grid(layer: Mapping[str, Any], timed: Callable[[str, list[list[int]]], float]) -> Grid:
+    ms = tuple(
+        tuple(timed(file, [shape]) for file, shape in zip(files, shapes, strict=True))
+        for files, shapes in zip(layer["files"], layer["inputs"], strict=True)
+    )
+    facts = {name: value for name, value in layer.items() if name not in ("files", "inputs")}
+    facts = {name: tuple(value) if isinstance(value, list) else value for name, value in facts.items()}
+    return Grid(**facts, ms=ms)
+
+
+def fitted(sums: Any, times: Any) -> tuple[float, float]:
+    """(scale, fixed) of least relative error in times = scale * sums + fixed, neither negative."""
+    rows = np.stack([sums, np.ones_like(sums)], 1) / times[:, None]
+    scale, fixed = np.linalg.lstsq(rows, np.ones_like(times), rcond=None)[0]
+    if fixed < 0 or scale < 0:
+        scale, fixed = float((rows[:, 0]).sum() / np.square(rows[:, 0]).sum()), 0.0
+    return float(scale), float(fixed)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+"""Latency tables: made here by one command, or elsewhere by two."""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from networks import build
+
+import secateur as sc
+from secateur import profiling, zoo
+from secateur.cli import main
+from secateur.cost import LatencyTable, NetworkCost, latency_model
+from secateur.profiling import make_bundle, make_table
+from secateur.runtimes.sessions.profile import fitted
+from secateur.search import SearchSpace
+
+
+def space_of(name: str) -> tuple[torch.nn.Module, torch.Tensor, SearchSpace]:
+    model, example = build(name)
+    return model, example, SearchSpace(sc.inspect(model, example), sc.Budget(macs=1.0))
+
+
+@pytest.fixture(autouse=True)
+def few_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every point of a grid is a file to write; two on each side show what five do."""
+    monkeypatch.setattr(profiling, "FRACTIONS", (0.5, 1.0))
+    monkeypatch.setattr(profiling, "NETWORKS", 3)
+
+
+def ignore(*_: object) -> None:
+    pass
+
+
+def check(table: dict, space: SearchSpace, place: Path) -> None:
+    """The table is whole, prices the network, and serves a search."""
+    place.write_text(json.dumps(table))
+    model = latency_model(str(place))
+    assert isinstance(model, LatencyTable)
+    cost = NetworkCost(space.graph, model)
+    assert cost.dense > 0
+    for site in space.sites:
+        assert (np.diff(cost.curve({}, site.key)) >= 0).all()
+    assert all(ms > 0 for grid in model.layers for row in grid.ms for ms in row)
+    searched = SearchSpace(space.graph, sc.Budget(macs=0.9), prices=[model])
+    assert searched.dense.latency_ms == pytest.approx(cost.dense)
+
+
+@pytest.mark.parametrize("name", ["plain", "depthwise", "grouped", "conv1d"])
+def test_a_table_of_this_machine(name: str, tmp_path: Path) -> None:
+    model, example, space = space_of(name)
+    check(make_table(model, example, space, "onnxruntime"), space, tmp_path / "table.json")
+
+
+def test_a_bundle_makes_its_table_with_numpy_and_the_runtime_alone(tmp_path: Path) -> None:
+    model, example, space = space_of("plain")
+    bundle = tmp_path / "bundle"
+    make_bundle(model, example, space, "onnxruntime", bundle, ignore)
+    (bundle / "torch.py").write_text("raise SystemExit('torch was imported')")
+    (bundle / "secateur.py").write_text("raise SystemExit('secateur was imported')")
+    command = [sys.executable, "-m", "sessions.profile", ".", "-o", "table.json"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=bundle, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    check(json.loads((bundle / "table.json").read_text()), space, tmp_path / "table.json")
+
+
+def test_every_file_and_network_of_a_bundle_is_there(tmp_path: Path) -> None:
+    model, example, space = space_of("plain")
+    make_bundle(model, example, space, "onnxruntime", tmp_path, ignore)
+    bundle = json.loads((tmp_path / "bundle.json").read_text())
+    files = [file for layer in bundle["layers"] for row in layer["files"] for file in row]
+    assert all((tmp_path / file).exists() for file in (*files, *(each["file"] for each in bundle["networks"])))
+    dense = bundle["networks"][0]["layers"]
+    assert [counts[1:] for counts in dense] == [[x.in_channels, x.out_channels] for x in space.graph.layers]
+    assert all(low <= high for each in bundle["networks"] for low, high in zip(each["layers"], dense, strict=True))
+
+
+def test_sessions_import_nothing_of_ours_and_no_torch() -> None:
+    import secateur.runtimes.sessions as sessions
+
+    for file in Path(sessions.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.level == 0:
+                names.append(str(node.module))
+            assert not [name for name in names if name.startswith("secateur")], file
+            if "executorch" not in file.name:
+                assert not [name for name in names if name.startswith("torch")], file
+
+
+def test_sums_of_layers_are_corrected_by_whole_networks() -> None:
+    sums = np.array([1.0, 2.0, 4.0])
+    assert fitted(sums, 0.8 * sums + 0.3) == pytest.approx((0.8, 0.3))
+    scale, fixed = fitted(sums, 1.5 * sums - 0.2)
+    assert fixed == 0
+    assert scale > 1
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(0)
+    sc.save(zoo.build("plain20", 10, 1, width=4), tmp_path / "dense.safetensors")
+    job = tmp_path / "job.toml"
+    job.write_text(
+        """
+        latency = "table.json"
+        [model]
+        name = "plain20"
+        weights = "dense.safetensors"
+        options = { width = 4 }
+        [data]
+        source = "digits"
+        reward = 100
+        calibration = 100
+        [budget]
+        macs = 0.9
+        """
+    )
+    assert main(["profile", str(job), "--runtime", "onnxruntime", "-o", str(tmp_path / "table.json")]) == 0
+    assert "table.json" in capsys.readouterr().out
+    assert main(["inspect", str(job)]) == 0, "the table is found beside the job"
+    assert main(["profile", str(job), "--runtime", "tensorrt", "-o", str(tmp_path / "t.json")]) == 2
+    assert "choose one of" in capsys.readouterr().err
+    assert main(["profile", str(job), "--runtime", "onnxruntime", "--bundle", str(tmp_path / "bundle")]) == 0
+    assert "python -m sessions.profile" in capsys.readouterr().out
