@@ -196,6 +196,10 @@ def test_a_job_with_latency_and_a_reward_runs_and_resumes(tmp_path: Path) -> Non
         alpha = 1
         beta = -5
         gamma = 0.5
+        [finetune]
+        epochs = 0
+        [report]
+        rivals = ["uniform"]
         """.replace("FOLDER", str(tmp_path / "run"))
     )
     assert main(["search", str(job)]) == 0
@@ -203,6 +207,8 @@ def test_a_job_with_latency_and_a_reward_runs_and_resumes(tmp_path: Path) -> Non
     before = journal.read_bytes()
     assert main(["resume", str(tmp_path / "run")]) == 0
     assert journal.read_bytes() == before
+    assert main(["report", str(tmp_path / "run")]) == 0
+    assert "What the reward is made of" in (tmp_path / "run" / "report.html").read_text()
     assert json.loads(before.splitlines()[0])["outcome"]["terms"].keys() == {"latency", "accuracy", "power", "sparsity"}
 
 

@@ -253,6 +253,7 @@ class Run:
             layers=tuple(layers),
             left_alone=tuple((key, reason) for key, reason in alone if reason),
             front=self._front(),
+            terms=self._terms(),
             history={name: self._history(name) for name in names if self._history(name)},
         )
 
@@ -262,6 +263,10 @@ class Run:
         metric, dense = self.job.budget.metric, self.space.dense
         outcomes = [trial.outcome for trial in self.study().front if trial.outcome]
         return tuple((outcome.costs[metric] / dense[metric], outcome.score) for outcome in outcomes)
+
+    def _terms(self) -> tuple[dict[str, float], ...]:
+        terms = tuple(trial.outcome.terms if trial.outcome else {} for trial in self.study().trials)
+        return terms if any(terms) else ()
 
     def _rewards(self, name: str) -> list[float | None]:
         return [trial.outcome.reward if trial.outcome else None for trial in self.study(name).trials]

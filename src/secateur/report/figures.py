@@ -2,64 +2,19 @@
 
 from __future__ import annotations
 
-import re
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from io import StringIO
 from typing import Any
 
-import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
+from secateur.report.canvas import DASHES, DENSE, FRAME, OTHERS, STRONG, legend, name_layers, render
 from secateur.report.report import Report
 from secateur.report.wording import amount
-
-INK, FRAME, GRID, DENSE = "#24292f", "#6e7781", "#d8dee4", "#8c959f"
-STRONG = "#0072b2"
-"""The network that was delivered, and the searcher that found it."""
-OTHERS = ("#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#b3a300")
-"""With STRONG, the palette of Okabe and Ito, which colour-blind readers can tell apart; yellow darkened."""
-DASHES: tuple[Any, ...] = ((0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)), (0, (3, 1)), "solid")
-WIDTH, HEIGHT = 9.0, 3.3
-"""Inches, of 72 SVG units each."""
-LABEL_CHARACTERS = 26
-MOST_LABELS = 48
-CHARACTERS_ACROSS = 120
-"""How many characters of tick labels fit side by side."""
-STYLE = {
-    "svg.fonttype": "none",
-    "svg.id": None,
-    "text.parse_math": False,
-    "font.family": ["DejaVu Sans"],
-    "font.size": 8.5,
-    "axes.titlesize": 8.5,
-    "legend.fontsize": 8.5,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": FRAME,
-    "axes.linewidth": 0.7,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "axes.axisbelow": True,
-    "grid.color": GRID,
-    "grid.linewidth": 0.6,
-    "xtick.color": FRAME,
-    "ytick.color": FRAME,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "xtick.major.size": 2.5,
-    "ytick.major.size": 0,
-    "legend.frameon": False,
-}
 
 
 @dataclass(frozen=True)
@@ -76,6 +31,7 @@ def drawings(report: Report) -> tuple[Drawing, ...]:
     made = (
         Drawing("keeps", _keeps_caption(report), kept_per_site(report)) if report.sites else None,
         Drawing("rewards", REWARDS_CAPTION, reward_by_trial(report)) if any(report.rewards.values()) else None,
+        Drawing("terms", TERMS_CAPTION, terms_by_trial(report)) if report.terms else None,
         Drawing("front", FRONT_CAPTION, score_by_budget(report)) if report.front else None,
         Drawing("macs", MACS_CAPTION, macs_per_layer(report)) if report.layers else None,
         Drawing("tuning", TUNING_CAPTION, accuracy_by_epoch(report)) if _scored(report) else None,
@@ -87,6 +43,7 @@ REWARDS_CAPTION = (
     "Dots are trials in the order tried, lines the best so far. Dots on the lowest row belong there or "
     "further down; crosses failed."
 )
+TERMS_CAPTION = "What the reward is made of, trial by trial: its terms, and their sum."
 MACS_CAPTION = "Where the work is: multiply-adds of each layer in forward order, before and after pruning."
 FRONT_CAPTION = (
     "What each budget buys: the score of every plan that no cheaper one beats, before fine-tuning. "
@@ -123,10 +80,10 @@ def kept_per_site(report: Report) -> str:
         axes.set_ylim(0, 1.04)
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
         axes.set_ylabel("kept")
-        _name_layers(axes, report.sites)
-        _legend(axes, handles[::-1])
+        name_layers(axes, report.sites)
+        legend(axes, handles[::-1])
 
-    return _render("keeps", draw)
+    return render("keeps", draw)
 
 
 def reward_by_trial(report: Report) -> str:
@@ -150,9 +107,29 @@ def reward_by_trial(report: Report) -> str:
         axes.set_ylabel("reward")
         axes.set_xlabel("trial")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        _legend(axes, handles)
+        legend(axes, handles)
 
-    return _render("rewards", draw)
+    return render("rewards", draw)
+
+
+def terms_by_trial(report: Report) -> str:
+    """Each term of a composite reward, and the sum, for every trial that did not fail."""
+
+    def draw(axes: Axes) -> None:
+        trials = [number for number, terms in enumerate(report.terms, start=1) if terms]
+        told = [terms for terms in report.terms if terms]
+        names = [name for name in told[0] if any(terms[name] for terms in told)]
+        lines = [(name, OTHERS[n % len(OTHERS)], 1.0) for n, name in enumerate(names)]
+        for name, colour, width in lines:
+            axes.plot(trials, [terms[name] for terms in told], color=colour, linewidth=width)
+        axes.plot(trials, [sum(terms.values()) for terms in told], color=STRONG, linewidth=1.8)
+        axes.axhline(0, color=FRAME, linewidth=0.7)
+        axes.set_ylabel("share of the reward")
+        axes.set_xlabel("trial")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        legend(axes, [Line2D([], [], color=c, linewidth=w, label=n) for n, c, w in (*lines, ("reward", STRONG, 1.8))])
+
+    return render("terms", draw)
 
 
 def score_by_budget(report: Report) -> str:
@@ -166,7 +143,7 @@ def score_by_budget(report: Report) -> str:
         axes.set_xlabel("of the dense network's cost")
         axes.set_ylabel("score")
 
-    return _render("front", draw)
+    return render("front", draw)
 
 
 def macs_per_layer(report: Report) -> str:
@@ -182,10 +159,10 @@ def macs_per_layer(report: Report) -> str:
             axes.bar(places + shift, heights, width=0.42, color=colour[name])
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: amount(value)))
         axes.set_ylabel("MACs")
-        _name_layers(axes, names)
-        _legend(axes, [Patch(color=colour[name], label=name) for name, _, _ in bars])
+        name_layers(axes, names)
+        legend(axes, [Patch(color=colour[name], label=name) for name, _, _ in bars])
 
-    return _render("macs", draw)
+    return render("macs", draw)
 
 
 def accuracy_by_epoch(report: Report) -> str:
@@ -208,9 +185,9 @@ def accuracy_by_epoch(report: Report) -> str:
         axes.set_ylabel("score")
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        _legend(axes, handles)
+        legend(axes, handles)
 
-    return _render("tuning", draw)
+    return render("tuning", draw)
 
 
 def colours(report: Report) -> dict[str, str]:
@@ -242,52 +219,3 @@ def _floor(earned: Sequence[float]) -> tuple[float, float]:
     best, middle, worst = max(earned), float(np.median(earned)), min(earned)
     floor = max(worst, best - 3 * (best - middle)) if best > middle else worst
     return floor, floor - 0.05 * ((best - floor) or abs(best) or 1.0)
-
-
-def _name_layers(axes: Axes, names: Sequence[str]) -> None:
-    """Names under the bars: as many as can be read, turned where they would touch."""
-    stride = -(-len(names) // MOST_LABELS)
-    shown = [_shortened(name) for name in names[::stride]]
-    flat = sum(len(name) + 2 for name in shown) <= CHARACTERS_ACROSS
-    steep = len(shown) > 20
-    axes.set_xticks(range(0, len(names), stride))
-    turn: dict[str, Any] = {} if flat else {"rotation": 90 if steep else 40, "ha": "right", "rotation_mode": "anchor"}
-    axes.set_xticklabels(shown, va="top" if flat or not steep else "center", **turn)
-    if len(shown) > 30:
-        axes.tick_params(axis="x", labelsize=6.5)
-    axes.set_xlim(-0.7, len(names) - 0.3)
-
-
-def _shortened(name: str) -> str:
-    return name if len(name) <= LABEL_CHARACTERS else "…" + name[1 - LABEL_CHARACTERS :]
-
-
-def _legend(axes: Axes, handles: Sequence[Any]) -> None:
-    # matplotlib keeps labels that begin with an underscore to itself.
-    names = [f" {h.get_label()}" if h.get_label().startswith("_") else h.get_label() for h in handles]
-    place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1.01), "borderaxespad": 0}
-    axes.legend(list(handles), names, ncols=min(len(names), 7), **place)
-
-
-def _render(name: str, draw: Callable[[Axes], None]) -> str:
-    """Draw with our own style, whatever the user's is, and touch no state of pyplot."""
-    with matplotlib.style.context(["default", {**STYLE, "svg.hashsalt": name}]), warnings.catch_warnings():
-        # A name in a script that the font lacks: the browser has another font for it.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained", facecolor="none")
-        axes = figure.add_subplot(facecolor="none")
-        draw(axes)
-        FigureCanvasSVG(figure)
-        out = StringIO()
-        figure.savefig(out, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    return _tidied(out.getvalue())
-
-
-def _tidied(svg: str) -> str:
-    """The SVG element alone, without ids that nothing refers to: several figures share one page."""
-    svg = svg[svg.index("<svg") :]
-    used = set(re.findall(r'(?:href="|url\()#([^")]+)', svg))
-    svg = re.sub(r'(<[^<>]*?) id="([^"]*)"', lambda found: found[0] if found[2] in used else found[1], svg)
-    # Its rule is for all elements of the page, not of the figure alone; as attributes it is inherited.
-    svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>\s*", "", svg, count=1, flags=re.DOTALL)
-    return svg.replace("<svg", '<svg stroke-linejoin="round" stroke-linecap="butt"', 1)

@@ -67,6 +67,8 @@ class Report:
     front: tuple[tuple[float, float], ...] = ()
     """Where a range of budgets was searched: (fraction of the dense cost, score) of each plan that no cheaper one
     beats, the cheapest first."""
+    terms: tuple[dict[str, float], ...] = ()
+    """Where the reward is a sum: its terms in each trial of the delivered row's search, empty where one failed."""
 
     def __post_init__(self) -> None:
         names = [row.name for row in self.rows]
