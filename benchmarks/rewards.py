@@ -1,8 +1,8 @@
 """Every reward, and a budget in every metric, on ResNet-20 and CIFAR-10: what the default searcher finds by each.
 
 100 trials each, scored by agreement on 1,000 augmented training images; latency is the Pixel 1 profile's, energy the
-estimate's. The plan found is pruned for good, without fine-tuning, and looked at on the test images once. What is
-finished lies in benchmarks/runs/rewards. Takes a quarter of an hour; `--quick` (a minute) only shows that it still works.
+estimate's. The plan found is pruned for good, without fine-tuning, and looked at on the test images once; what is done
+lies in benchmarks/runs/rewards. Takes a quarter of an hour; `--quick` (a minute) only shows that it still works.
 """
 
 from __future__ import annotations
