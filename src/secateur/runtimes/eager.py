@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from secateur.runtimes.sessions import median_ms
 from secateur.threads import torch_threads
 
 
@@ -21,22 +21,20 @@ class Eager:
         return laid_out
 
 
-def latencies_ms(
-    networks: Mapping[str, nn.Module], example: Tensor, rounds: int = 30, threads: int = 1
-) -> dict[str, float]:
-    """Median milliseconds of one forward pass of each network on `example`.
+def eager_session(network: nn.Module) -> Callable[[Sequence[Tensor]], list[Any]]:
+    """A pass of the network in torch, to be timed as a runtime's session is; it waits for the GPU."""
 
-    The networks take turns, so that a busy moment of the machine falls on all of them: compare the figures
-    with each other, not with another run's.
-    """
-    times: dict[str, list[float]] = {name: [] for name in networks}
-    with torch_threads(threads), torch.inference_mode():
-        for number in range(rounds + 3):
-            for name, network in networks.items():
-                started = time.perf_counter()
-                network(example)
-                if example.is_cuda:
-                    torch.cuda.synchronize()
-                if number >= 3:  # the first passes warm caches up
-                    times[name].append(1000 * (time.perf_counter() - started))
-    return {name: statistics.median(taken) for name, taken in times.items()}
+    def run(inputs: Sequence[Tensor]) -> list[Any]:
+        with torch.inference_mode():
+            network(*inputs)
+        if inputs[0].is_cuda:
+            torch.cuda.synchronize()
+        return []
+
+    return run
+
+
+def latencies_ms(networks: Mapping[str, nn.Module], example: Tensor) -> dict[str, float]:
+    """Median milliseconds of one forward pass of each network on `example`, on one thread; they take turns."""
+    with torch_threads(1):
+        return median_ms({name: eager_session(network) for name, network in networks.items()}, [example], rounds=30)

@@ -24,8 +24,7 @@ def engine(name: str, dense: nn.Module, example: tuple[Tensor, ...], calibration
 
     Args:
         name: torch (channels-last), openvino (the same answers but for rounding) or openvino-int8 (8-bit weights and
-            activations: one prediction in two hundred is another for ResNet-56 on CIFAR-10, one in twenty for
-            MobileNet-V1 on ImageNet).
+            activations: a few predictions are others, more of them for MobileNet-V1 than for ResNet-56).
         dense: the network before pruning, in eval mode; its norms may be folded or not.
         example: the inputs of one forward pass, each [N, ...].
         calibration: more of them, on which the ranges of activations are measured (256 at most are used) and

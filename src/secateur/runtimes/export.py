@@ -7,15 +7,17 @@ import importlib
 import importlib.util
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from secateur.errors import ExportError, ExportMismatch
+from secateur.runtimes.eager import eager_session
 from secateur.runtimes.sessions import Session, median_ms, open_session
 from secateur.threads import torch_threads
 
@@ -34,8 +36,6 @@ class Runtime:
     """Packages that write its files."""
     to_run: str
     """The package that runs them."""
-    batches: bool = True
-    """Whether N may be more than 1."""
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -69,7 +69,7 @@ RUNTIMES: Mapping[str, Runtime] = {
         Runtime("onnxruntime", ".onnx", "onnx", ("onnx", "onnxscript"), "onnxruntime"),
         Runtime("openvino", ".onnx", "onnx", ("onnx", "onnxscript"), "openvino"),
         Runtime("executorch", ".pte", "executorch", ("executorch",), "executorch"),
-        Runtime("ncnn", ".param", "ncnn", ("pnnx",), "ncnn", batches=False),
+        Runtime("ncnn", ".param", "ncnn", ("pnnx",), "ncnn"),
         Runtime("litert", ".tflite", "litert", ("litert_torch",), "ai_edge_litert"),
     )
 }
@@ -178,11 +178,13 @@ def measure(
     found = []
     with tempfile.TemporaryDirectory() as folder:
         for runtime in runtimes:
-            sessions: dict[str, Session] = {}
+            sessions: dict[str, Callable[[Any], list[Any]]] = {}
             sizes: dict[str, int] = {}
             for name, network in networks.items():
                 if runtime == "torch":
-                    sessions[name], sizes[name] = _eager(network), sum(t.nbytes for t in network.state_dict().values())
+                    ready = copy.deepcopy(network).eval().cpu()
+                    sessions[name] = eager_session(ready)
+                    sizes[name] = sum(tensor.nbytes for tensor in ready.state_dict().values())
                     continue
                 chosen = runtime_called(runtime)
                 place = Path(folder) / runtime / name / f"network{chosen.suffix}"
@@ -191,17 +193,6 @@ def measure(
                 sizes[name] = sum(file.stat().st_size for file in place.parent.iterdir())
                 sessions[name] = _opened(chosen, place, threads)
             with torch_threads(threads):
-                times = median_ms(sessions, arrays, rounds)
+                times = median_ms(sessions, one if runtime == "torch" else arrays, rounds)
             found += [Measured(name, runtime, times[name], sizes[name]) for name in networks]
     return found
-
-
-def _eager(network: nn.Module) -> Session:
-    ready = copy.deepcopy(network).eval().cpu()
-
-    def run(inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        with torch.inference_mode():
-            ready(*(torch.from_numpy(x) for x in inputs))
-        return []
-
-    return run

@@ -1,4 +1,4 @@
-"""OpenVINO on one CPU thread: half as quick again as torch or twice as quick, and three to six times in 8 bits.
+"""OpenVINO on one CPU thread: quicker than torch, and quicker still in 8 bits (benchmarks/trial_cost.py says how much).
 
 Converting a network takes a second or two, too long for each of hundreds of candidates that differ in widths alone.
 So one candidate is converted with its tensors as inputs of the graph, all sizes left open; another's are then set

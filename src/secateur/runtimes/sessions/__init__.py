@@ -37,7 +37,7 @@ def open_session(runtime: str, place: str | Path, threads: int = 1) -> Session:
 
 
 def median_ms(
-    sessions: Mapping[str, Session], inputs: Sequence[Array], rounds: int = 50, least_ms: float = 0.0
+    sessions: Mapping[str, Callable[[Any], list[Any]]], inputs: Sequence[Any], rounds: int = 50, least_ms: float = 0.0
 ) -> dict[str, float]:
     """Median milliseconds of one pass of each session.
 
