@@ -28,7 +28,7 @@ import secateur as sc
 from secateur.answers import cosine
 from secateur.data import TrainBatches, split
 from secateur.graph import as_inputs
-from secateur.prune import Calibration, Pruner, fold_norms
+from secateur.prune import Calibration, Pruner
 from secateur.search import RULES, SearchSpace
 
 Values = npt.NDArray[np.float64]
@@ -110,7 +110,7 @@ def answer_all(job: tuple[int, int, int, Path]) -> str:
         _materials[depth] = forms, pruner, SearchSpace(graph, sc.Budget(macs=0.5))
     forms, pruner, space = _materials[depth]
     counts = space.counts(plan(space, number))
-    candidate = fold_norms(pruner.candidate(counts), space.graph).to(memory_format=torch.channels_last)
+    candidate = pruner.candidate(counts).to(memory_format=torch.channels_last)
     found = {name: logits(candidate, x) for name, x in forms.items()}
     test = sc.accuracy(*shared_assets.test_images(shared_assets.cifar10()))
     found["test_top1"] = torch.tensor(100 * test(pruner.final(counts)))

@@ -22,8 +22,9 @@ from safetensors.numpy import save_file
 
 import secateur as sc
 from secateur.graph import as_inputs
-from secateur.prune import Calibration, Pruner
+from secateur.prune import Calibration, Pruner, fold_norms
 from secateur.run import Evaluator, InProcess, Loop, score_of
+from secateur.runtimes import engine
 from secateur.search import SearchSpace, resource_constrained
 
 STRATEGIES: dict[str, Callable[[int], Any]] = {
@@ -52,13 +53,14 @@ class Setting:
     reward: int = 1000
     calibration: int = 1500
     report: int | None = None
+    engine: str = "torch"
     space: sc.SpaceSettings = field(default_factory=sc.SpaceSettings)
 
 
 SETTINGS = {
     "resnet20": Setting("resnet20", space=sc.SpaceSettings(entries=True)),  # 9 sites more: see resnet20_inner
     "resnet56": Setting("resnet56"),
-    "mobilenet_v1": Setting("mobilenet_v1", 250, 250, 500),
+    "mobilenet_v1": Setting("mobilenet_v1", 250, 250, 500, "openvino"),
     "resnet20_inner": Setting("resnet20"),
 }
 QUICK = Setting("resnet20", 100, 100, 200)
@@ -107,14 +109,14 @@ def run(search: Search) -> str:
     if key not in _materials:
         _materials.clear()
         _materials[key] = prepare(search)
-    space, pruner, evaluate, test = _materials[key]
+    space, pruner, evaluate, test, runner = _materials[key]
     searcher = strategy(search).start(space)
     curve: list[tuple[float, float]] = []
     started = time.perf_counter()
     study = Loop(
         sc.Study(space, sc.Outcome(1.0, space.graph.dense, 0.0, 0.0)),
         searcher,
-        InProcess(Evaluator(pruner.fork(), space, evaluate, resource_constrained)),
+        InProcess(Evaluator(pruner.fork(), space, evaluate, resource_constrained, runner)),
         search.seed,
         race=True,
         on_trial=lambda study, trial: curve.append((time.perf_counter() - started, study.best.outcome.score)),
@@ -156,7 +158,7 @@ def teacher(search: Search) -> Search:
 
 
 def prepare(search: Search) -> tuple[Any, ...]:
-    """Space, pruner, score and the test score of a network."""
+    """Space, pruner, score, the test score and the engine of a network."""
     setting = QUICK if search.quick else SETTINGS[search.network]
     network, reward, calibration, test = shared_assets.materials(
         setting.network, setting.reward, setting.calibration, setting.report
@@ -164,4 +166,6 @@ def prepare(search: Search) -> tuple[Any, ...]:
     space = SearchSpace(sc.inspect(network, reward[:1]), sc.Budget(macs=search.macs), setting.space)
     pruner = Pruner(network, space.graph, Calibration(as_inputs(calibration)))
     space = space.informed({key: order.loss for key, order in pruner.orders.items()})
-    return space, pruner, sc.agreement(network, reward, batch=100 if reward.shape[-1] < 64 else 25), test
+    batch = 100 if reward.shape[-1] < 64 else 25
+    runner = engine(setting.engine, fold_norms(network, space.graph), as_inputs(reward[:batch]), as_inputs(calibration))
+    return space, pruner, sc.agreement(network, reward, batch), test, runner

@@ -15,7 +15,7 @@ from networks import build
 import secateur as sc
 from secateur import profiling, zoo
 from secateur.cli import main
-from secateur.cost import LatencyTable, NetworkCost, latency_model
+from secateur.cost import LayerTable, NetworkCost, latency_model
 from secateur.profiling import make_bundle, make_table
 from secateur.runtimes.sessions.profile import fitted
 from secateur.search import SearchSpace
@@ -41,12 +41,12 @@ def check(table: dict, space: SearchSpace, place: Path) -> None:
     """The table is whole, prices the network, and serves a search."""
     place.write_text(json.dumps(table))
     model = latency_model(str(place))
-    assert isinstance(model, LatencyTable)
+    assert isinstance(model, LayerTable)
     cost = NetworkCost(space.graph, model)
     assert cost.dense > 0
     for site in space.sites:
         assert (np.diff(cost.curve({}, site.key)) >= 0).all()
-    assert all(ms > 0 for grid in model.layers for row in grid.ms for ms in row)
+    assert all(ms > 0 for grid in model.layers for row in grid.cost for ms in row)
     searched = SearchSpace(space.graph, sc.Budget(macs=0.9), prices=[model])
     assert searched.dense.latency_ms == pytest.approx(cost.dense)
 

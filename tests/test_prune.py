@@ -17,7 +17,18 @@ import secateur as sc
 from secateur import zoo
 from secateur.cost import costs
 from secateur.graph import ModelGraph, count_costs
-from secateur.prune import Calibration, Cutter, Kept, Pruner, PruneSettings, disagreement, fold_norms, recalibrate
+from secateur.prune import (
+    Calibration,
+    Cutter,
+    Kept,
+    Pruner,
+    PruneSettings,
+    SequentialRefit,
+    disagreement,
+    fold_norms,
+    recalibrate,
+)
+from secateur.prune.fold import without_norms
 from secateur.prune.calibration import input_rows, output_rows
 from secateur.prune.gram import collect
 from secateur.prune.order import rank
@@ -218,7 +229,7 @@ def test_the_dense_candidate_without_refit_is_the_dense_network() -> None:
     graph = sc.inspect(model, example)
     pruner = Pruner(model, graph, calibration("dense", 20), PLAIN)
     whole = {group.key: group.width for group in graph.prunable}
-    assert torch.equal(run(pruner.candidate(whole), inputs_of(example)), run(model, inputs_of(example)))
+    assert_same(run(pruner.candidate(whole), inputs_of(example)), run(model, inputs_of(example)))
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -466,13 +477,30 @@ def test_folded_norms_answer_the_same(name: str) -> None:
     model, example = build(name)
     graph = sc.inspect(model, example)
     before = copy.deepcopy(model.state_dict())
-    candidate = Pruner(model, graph, calibration(name, 20)).candidate(halves(graph))
-    for network in (model, candidate):
+    cut = Pruner(model, graph, calibration(name, 20)).final(halves(graph))
+    for network in (model, cut):
         folded = fold_norms(network, graph)
         assert_same(run(folded, inputs_of(example)), run(network, inputs_of(example)), 2e-5)
         norms = sum(isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)) for module in folded.modules())
         assert norms == (3 if name == "dense" else 0), "norms that could be folded are left"
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["plain", "residual", "padded", "dense", "depthwise", "grouped", "conv1d"])
+def test_a_refit_in_sequence_does_not_see_whether_norms_are_folded(name: str) -> None:
+    model, example = build(name)
+    graph, data = sc.inspect(model, example), calibration(name, 40)
+    folded, plain = without_norms(model.eval(), graph, data.head(1).inputs)
+    assert all(layer.norm is None for layer in plain.layers) or name == "dense"
+    answers = []
+    for network, known in ((model, graph), (folded, plain)):
+        kept = random_kept(graph, 0)
+        cut = Cutter(network, known).cut(kept)
+        raw = run(cut, inputs_of(example))
+        SequentialRefit(network, known, data).apply(cut, kept)
+        answers.append(run(cut, inputs_of(example)))
+        assert not torch.allclose(raw, answers[-1], atol=1e-3)
+    assert_same(answers[1], answers[0], 1e-3)
 
 
 @pytest.mark.parametrize("name", ["resnet20", "mobilenet_v1", "mobilenet_v2", "vgg16"])

@@ -12,7 +12,7 @@ from networks import build, image, settled
 import secateur as sc
 from secateur import zoo
 from secateur.cli import main
-from secateur.cost import DEVICES, DeviceProfile, EnergyEstimate, LatencyTable, NetworkCost, latency_model
+from secateur.cost import DEVICES, DeviceProfile, EnergyEstimate, LayerTable, NetworkCost, latency_model
 from secateur.errors import BudgetError, JobError, StudyError
 from secateur.graph import count_costs
 from secateur.job import parse_job
@@ -247,7 +247,7 @@ TABLE = {
     "made": "2026-11-22",
     "step": 4,
     "scale": 2.0,
-    "fixed_ms": 0.5,
+    "fixed": 0.5,
     "layers": [
         {
             "kind": "conv",
@@ -257,7 +257,7 @@ TABLE = {
             "in_hw": [8, 8],
             "in_channels": [3],
             "out_channels": [4, 8],
-            "ms": [[1.0, 3.0]],
+            "cost": [[1.0, 3.0]],
         },
         {
             "kind": "conv",
@@ -267,7 +267,7 @@ TABLE = {
             "in_hw": [8, 8],
             "in_channels": [4, 8],
             "out_channels": [4, 8, 12],
-            "ms": [[1.0, 2.0, 2.5], [2.0, 4.0, 3.0]],
+            "cost": [[1.0, 2.0, 2.5], [2.0, 4.0, 3.0]],
         },
         {
             "kind": "linear",
@@ -277,17 +277,17 @@ TABLE = {
             "in_hw": [1, 1],
             "in_channels": [1, 192],
             "out_channels": [1, 20],
-            "ms": [[0.0, 0.1], [0.1, 0.2]],
+            "cost": [[0.0, 0.1], [0.1, 0.2]],
         },
     ],
 }
 
 
-def table(tmp_path: Path, **changes: object) -> LatencyTable:
+def table(tmp_path: Path, **changes: object) -> LayerTable:
     place = tmp_path / "table.json"
     place.write_text(json.dumps({**TABLE, **changes}))
     model = latency_model(str(place))
-    assert isinstance(model, LatencyTable)
+    assert isinstance(model, LayerTable)
     return model
 
 

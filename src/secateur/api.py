@@ -8,13 +8,13 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from secateur import runtimes
-from secateur.cost import CostModel, EnergyEstimate, latency_model
+from secateur.cost import CostModel, energy_model, latency_model
 from secateur.errors import StudyError
 from secateur.graph import Example, ModelGraph, as_inputs, entries_named, private_copy, trace, with_entries
 from secateur.plan import Budget, Outcome, Plan
@@ -33,8 +33,8 @@ class SearchSettings:
     workers: int = 1
     """Trials evaluated at once, each in a thread of its own; `evaluate` must allow that."""
     race: bool = False
-    """Stop scoring a candidate that is significantly worse than the best on the same examples; needs an `evaluate`
-    that scores by stages, such as `agreement` and `accuracy`. The plan reported is always scored in full."""
+    """Stop scoring a candidate that is unlikely to beat the best on the same examples (see `secateur.run.race`); needs
+    an `evaluate` that scores by stages, such as `agreement` and `accuracy`. The plan reported is always scored in full."""
     seconds: float | None = None
     """Start no more trials after so many seconds; resumed, the search has as many again."""
     reward: Reward = resource_constrained
@@ -42,8 +42,8 @@ class SearchSettings:
     dense) -> float, dense being the dense network's outcome. Only the first makes sense with a single budget."""
     latency: str | None = None
     """What tells latency: a profile that comes with Secateur (pixel1), or a table's or profile's file."""
-    energy: Literal["estimate"] | None = None
-    """What tells energy: the estimate from operations and bytes moved."""
+    energy: str | None = None
+    """What tells energy: `estimate`, by operations and bytes moved, or the file of a table that a meter made."""
     engine: str = "torch"
     """What runs the candidates: torch, openvino or openvino-int8 (both need `secateur[openvino]`). With the latter
     two, the best few plans are scored again by torch at the end, and the best of those is reported."""
@@ -60,7 +60,7 @@ class SearchSettings:
     def prices(self) -> list[CostModel]:
         """Cost models of the metrics that shapes alone do not tell. Raises BudgetError."""
         found: list[CostModel] = [] if self.latency is None else [latency_model(self.latency)]
-        return found if self.energy is None else [*found, EnergyEstimate()]
+        return found if self.energy is None else [*found, energy_model(self.energy)]
 
 
 def inspect(model: nn.Module, example_input: Example) -> ModelGraph:
@@ -206,11 +206,19 @@ def export(model: nn.Module, inputs: Example, path: str | os.PathLike[str], *, r
 
 
 def measure(
-    networks: Mapping[str, nn.Module], inputs: Example, *, runtime: Sequence[str] | None = None, threads: int = 1
+    networks: Mapping[str, nn.Module],
+    inputs: Example,
+    *,
+    runtime: Sequence[str] | None = None,
+    threads: int = 1,
+    meter: str | None = None,
 ) -> list[Measured]:
-    """Latency and file size of networks side by side, on each runtime named; by default torch and all installed."""
+    """Latency and file size of networks side by side, on each runtime named; by default torch and all installed.
+
+    With a meter (rapl, nvml) also the energy that this machine uses. Raises what `secateur.runtimes.measure` does.
+    """
     chosen = ("torch", *runtimes.installed()) if runtime is None else runtime
-    return runtimes.measure(networks, as_inputs(inputs), chosen, threads)
+    return runtimes.measure(networks, as_inputs(inputs), chosen, threads, meter=meter)
 
 
 def _header(model: nn.Module, space: SearchSpace, searcher: Strategy, settings: SearchSettings) -> dict[str, Any]:

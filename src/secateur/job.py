@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from secateur import zoo
 from secateur.api import SearchSettings
-from secateur.cost import DEVICES
+from secateur.cost import DEVICES, ENERGIES
 from secateur.data import Dataset, TrainBatches, load_dataset, split
 from secateur.errors import JobError, SecateurError
 from secateur.finish import FineTune, load_weights
@@ -125,8 +125,8 @@ class Job:
     """What runs the candidates while they are scored."""
     latency: str | None = None
     """What tells latency: pixel1, or a file of `secateur profile`."""
-    energy: Literal["estimate"] | None = None
-    """What tells energy."""
+    energy: str | None = None
+    """What tells energy: estimate, or a file of `secateur profile --meter`."""
     reward: dict[str, Any] = field(default_factory=lambda: {"kind": "resource-constrained"})
     """[reward] kind: resource-constrained, accuracy-guaranteed or composite, with the fields of their classes; or
     `package.module:function`."""
@@ -228,19 +228,21 @@ def parse_job(raw: Mapping[str, Any], place: Path) -> Job:
         raise JobError(f"{place}: {error}") from error
     folder = job.folder or str(Path("runs") / place.stem)
     weights = job.model.weights and _anchored(job.model.weights, place)
-    latency = job.latency if job.latency is None or job.latency in DEVICES else _anchored(job.latency, place)
+    latency = job.latency if job.latency in (None, *DEVICES) else _anchored(job.latency, place)
+    energy = job.energy if job.energy in (None, *ENERGIES) else _anchored(job.energy, place)
     source = job.data.source if job.data.source == "digits" else _anchored(job.data.source, place)
     return dataclasses.replace(
         job,
         folder=folder,
         latency=latency,
+        energy=energy,
         model=dataclasses.replace(job.model, weights=weights),
         data=dataclasses.replace(job.data, source=source),
     )
 
 
-def _anchored(path: str, place: Path) -> str:
-    return str((place.parent / Path(path).expanduser()).resolve())
+def _anchored(path: str | None, place: Path) -> str:
+    return str((place.parent / Path(path or "").expanduser()).resolve())
 
 
 @dataclass(frozen=True, eq=False)

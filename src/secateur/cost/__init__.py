@@ -3,22 +3,24 @@
 from secateur.cost.analytic import Bytes, CostModel, Macs, Params, model_for
 from secateur.cost.device import DeviceProfile, Rates
 from secateur.cost.energy import EnergyEstimate
-from secateur.cost.latency import DEVICES, latency_model
+from secateur.cost.reading import DEVICES, ENERGIES, energy_model, latency_model
 from secateur.cost.network import NetworkCost, costs
-from secateur.cost.table import LatencyTable
+from secateur.cost.table import LayerTable
 
 __all__ = [
     "DEVICES",
+    "ENERGIES",
     "Bytes",
     "CostModel",
     "DeviceProfile",
     "EnergyEstimate",
-    "LatencyTable",
+    "LayerTable",
     "Macs",
     "NetworkCost",
     "Params",
     "Rates",
     "costs",
+    "energy_model",
     "latency_model",
     "model_for",
 ]

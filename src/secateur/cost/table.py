@@ -1,10 +1,11 @@
-"""Latency by a table of layers measured on a device over a grid of channel counts."""
+"""Latency or energy by a table of layers measured on a device over a grid of channel counts."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 
@@ -15,10 +16,11 @@ from secateur.runtimes.sessions.grid import Grid, Shape
 
 
 @dataclass(frozen=True)
-class LatencyTable:
+class LayerTable:
     """What `secateur profile` wrote: layers one by one, and a correction by whole networks.
 
-    A network takes `scale` times the sum of its layers, and `fixed_ms` for what is between them.
+    A network takes `scale` times the sum of its layers, and `fixed` for what is between them, in milliseconds
+    or, where a meter measured it, millijoules.
     """
 
     device: str
@@ -27,20 +29,21 @@ class LatencyTable:
     made: str
     step: int
     scale: float
-    fixed_ms: float
+    fixed: float
     layers: tuple[Grid, ...]
-    metric: str = "latency_ms"
+    metric: Literal["latency_ms", "energy_mj"] = "latency_ms"
+    meter: str = "clock"
 
     @cached_property
     def _grids(self) -> Mapping[Shape, Grid]:
         return {grid.shape: grid for grid in self.layers}
 
     def layer_cost(self, layer: Layer, keep_in: Count, keep_out: Count) -> Cost:
-        """Milliseconds. Raises BudgetError where no layer of that shape was measured."""
+        """In the metric's unit. Raises BudgetError where no layer of that shape was measured."""
         grid = self._grids.get(shape_of(layer))
         if grid is None:
             raise BudgetError(
-                f"the latency table of {self.device} ({self.runtime}) has no layer like {layer.name}: "
+                f"the {self.metric} table of {self.device} ({self.runtime}) has no layer like {layer.name}: "
                 f"{layer.kind} {'x'.join(map(str, layer.kernel))}, stride {layer.stride}, input "
                 f"{'x'.join(map(str, layer.in_hw))}. Profile this network: secateur profile"
             )
@@ -52,7 +55,7 @@ class LatencyTable:
 
     def dense(self, graph: ModelGraph) -> float:
         """Of the whole network."""
-        return summed(self, graph) + self.fixed_ms
+        return summed(self, graph) + self.fixed
 
 
 def shape_of(layer: Layer) -> Shape:

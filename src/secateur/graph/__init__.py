@@ -2,6 +2,7 @@
 
 from secateur.graph.count import count_costs
 from secateur.graph.entries import entries_named, entries_of, with_entries
+from secateur.graph.forward import watch
 from secateur.graph.graph import ChannelGroup, Count, Counts, Extent, Layer, ModelGraph, Side, Slice
 from secateur.graph.operations import OperationLog
 from secateur.graph.private import Example, as_inputs, private_copy
@@ -24,5 +25,6 @@ __all__ = [
     "entries_of",
     "private_copy",
     "trace",
+    "watch",
     "with_entries",
 ]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from secateur.graph import ModelGraph
+from secateur.graph import ModelGraph, watch
 
 
 def fold_norms(model: nn.Module, graph: ModelGraph) -> nn.Module:
@@ -29,6 +30,23 @@ def fold_norms(model: nn.Module, graph: ModelGraph) -> nn.Module:
         parent, _, child = layer.norm.rpartition(".")
         setattr(folded.get_submodule(parent), child, nn.Identity())
     return folded
+
+
+def without_norms(
+    model: nn.Module, graph: ModelGraph, example: tuple[Tensor, ...]
+) -> tuple[nn.Module, ModelGraph]:
+    """The network with its norms folded, and its graph: what a refit has to know of it is read from a pass anew."""
+    folded = fold_norms(model, graph)
+    calls = watch(folded, example)
+    gone = {name for name, module in folded.named_modules() if isinstance(module, nn.Identity)}
+    layers = (
+        replace(layer, norm=calls.norms.get(layer.name), shortcut=calls.shortcuts.get(layer.name))
+        for layer in graph.layers
+    )
+    groups = (
+        replace(group, slices=tuple(part for part in group.slices if part.module not in gone)) for group in graph.groups
+    )
+    return folded, replace(graph, layers=tuple(layers), groups=tuple(groups))
 
 
 def _affine(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Tensor]:

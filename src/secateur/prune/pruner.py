@@ -14,7 +14,8 @@ from secateur.plan import Plan
 from secateur.prune.calibration import Calibration
 from secateur.prune.cut import Cutter, Kept
 from secateur.prune.entry import as_before
-from secateur.prune.gram import collect
+from secateur.prune.fold import without_norms
+from secateur.prune.gram import Grams, collect
 from secateur.prune.order import Criterion, Orders, keep, rank
 from secateur.prune.recalibrate import nearer, recalibrated
 from secateur.prune.refit import Refitter
@@ -30,13 +31,13 @@ class PruneSettings:
     sequential: bool = True
     """Refit once more, layer by layer, on the pruned network's own activations."""
     trial_examples: int | None = None
-    """Calibration examples of a trial's sequential refit (the final network uses all); 0 to do without. By default 256,
+    """Calibration examples of a trial's sequential refit (the final network uses all); 0 to do without. By default 128,
     and none for a network of which they would take longer than scoring does (see `TRIAL_MACS`)."""
     recalibrate: bool = True
     """For the final network only: renew batch-norm statistics where that is measured to help."""
 
 
-TRIAL_EXAMPLES, TRIAL_MACS = 256, 2e8
+TRIAL_EXAMPLES, TRIAL_MACS = 128, 2e8
 """By default a trial refits in sequence on so many examples, if one costs no more MACs than this."""
 
 
@@ -58,10 +59,12 @@ class Pruner:
         needed = self.settings.refit or self.settings.criterion == "elimination"
         grams = collect(self.dense, graph, calibration) if needed else {}
         self.orders: Orders = rank(self.dense, graph, grams, self.settings.criterion)
-        self._refitter = Refitter(self.dense, graph, grams)
-        self._cutter = Cutter(self.dense, graph)
+        moments = grams if self.settings.refit else None
+        self._for_good = _Cut(self.dense, graph, moments)
+        folded, plain = without_norms(self.dense, graph, calibration.head(1).inputs)
+        self._for_trials = _Cut(folded, plain, moments)
         few = min(self.trial_examples, len(calibration))
-        self._in_trials = SequentialRefit(self.dense, graph, calibration.head(few), rows=8) if few else None
+        self._in_trials = SequentialRefit(folded, plain, calibration.head(few), rows=4) if few else None
 
     @property
     def trial_examples(self) -> int:
@@ -74,7 +77,7 @@ class Pruner:
     def fork(self) -> Pruner:
         """The same, with a candidate of its own: what one more thread needs."""
         twin = copy.copy(self)
-        twin._cutter = Cutter(self.dense, self.graph)
+        twin._for_trials = self._for_trials.fork()
         return twin
 
     def kept(self, counts: Mapping[str, int]) -> Kept:
@@ -82,18 +85,11 @@ class Pruner:
         return keep(self.orders, counts)
 
     def candidate(self, counts: Mapping[str, int]) -> nn.Module:
-        """The cut and refitted network, valid until the next call; no copy is made."""
+        """The cut and refitted network, its norms folded, valid until the next call; no copy is made."""
         kept = self.kept(counts)
-        candidate = self._quick(kept)
+        candidate = self._for_trials(kept)
         if self._in_trials is not None:
             self._in_trials.apply(candidate, kept)
-        return candidate
-
-    def _quick(self, kept: Kept) -> nn.Module:
-        """Cut, and refitted on the dense network's inputs."""
-        candidate = self._cutter.cut(kept)
-        if self.settings.refit:
-            self._refitter.apply(candidate, kept)
         return candidate
 
     def final(self, counts: Mapping[str, int]) -> nn.Module:
@@ -103,7 +99,7 @@ class Pruner:
         it, nearer to the dense network's: few examples can be overfitted.
         """
         kept = self.kept(counts)
-        pruned = copy.deepcopy(self._quick(kept)).eval()
+        pruned = copy.deepcopy(self._for_good(kept)).eval()
         held_out = len(self.calibration) // 5
         fit = self.calibration.head(len(self.calibration) - held_out)
         check = self.calibration.tail(held_out) if held_out else fit
@@ -120,6 +116,28 @@ class Pruner:
         refitted = copy.deepcopy(pruned)
         SequentialRefit(self.dense, self.graph, fit).apply(refitted, kept)
         return refitted
+
+
+class _Cut:
+    """Cuts a network, and refits it on the dense network's inputs if their moments are given."""
+
+    def __init__(self, network: nn.Module, graph: ModelGraph, moments: Grams | None) -> None:
+        self._network, self._graph = network, graph
+        self._cutter = Cutter(network, graph)
+        self._refitter = None if moments is None else Refitter(network, graph, moments)
+
+    def fork(self) -> _Cut:
+        """The same, with a network of its own; what the refits have solved is shared."""
+        twin = copy.copy(self)
+        twin._cutter = Cutter(self._network, self._graph)
+        return twin
+
+    def __call__(self, kept: Kept) -> nn.Module:
+        """The network cut, valid until the next call."""
+        candidate = self._cutter.cut(kept)
+        if self._refitter is not None:
+            self._refitter.apply(candidate, kept)
+        return candidate
 
 
 def counts_of_plan(plan: Plan, graph: ModelGraph) -> dict[str, int]:

@@ -7,7 +7,7 @@ import time
 from torch import nn
 
 from secateur.plan import Outcome, Plan
-from secateur.prune import Pruner, fold_norms
+from secateur.prune import Pruner
 from secateur.run.race import expected, hopeless
 from secateur.run.score import Evaluate, Staged, Values, finite, score_of
 from secateur.runtimes import Eager, Engine
@@ -40,7 +40,7 @@ class Evaluator:
         """
         started = time.perf_counter()
         counts = self.space.counts(plan)
-        candidate = self.engine(fold_norms(self.pruner.candidate(counts), self.space.graph))
+        candidate = self.engine(self.pruner.candidate(counts))
         values = None if rival is None else rival.values
         score, stages, seen = self._score(candidate, values)
         price = self.space.costs(counts)

@@ -1,4 +1,4 @@
-"""Racing: stop scoring a candidate as soon as it can no longer be the best."""
+"""Racing: stop scoring a candidate as soon as it can hardly be better than the best by as much as matters."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from statistics import NormalDist
 
 from secateur.run.score import Values, doublings
 
-ERROR_RATE = 0.05
-"""At most this share of the candidates that are exactly as good as the best is stopped before the end; of those
-that are better, fewer."""
+WORTH = 0.002
+"""A score that is higher by less than this fraction is not worth looking for: most of a search's candidates are as good
+as the best but for so little, and to tell them apart takes nearly all examples."""
+ERROR_RATE = 0.2
+"""At most this share of the candidates that are better than the best by `WORTH` is stopped before the end; of those that
+are better by more, fewer."""
 
 
 def hopeless(values: Values, rival: Values | None) -> bool:
-    """Whether a candidate is significantly worse than the rival on the examples it has seen.
+    """Whether a candidate, by the examples it has seen, is unlikely to be better than the rival by `WORTH`.
 
     Both are compared on each example (a paired test): most of what makes an example hard is common to both,
     so that a few hundred tell what independent samples would need thousands for.
@@ -24,7 +27,8 @@ def hopeless(values: Values, rival: Values | None) -> bool:
     difference = rival[: len(values)] - values
     error = float(difference.std()) / math.sqrt(max(len(values), 1))
     looks = max(len(doublings(len(rival))) - 1, 1)
-    return error > 0 and float(difference.mean()) > _behind(looks) * error
+    behind = float(difference.mean()) + WORTH * abs(float(rival.mean()))
+    return error > 0 and behind > _behind(looks) * error
 
 
 @cache

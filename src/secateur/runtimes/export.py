@@ -159,20 +159,25 @@ class Measured:
     runtime: str
     latency_ms: float
     file_bytes: int
+    energy_mj: float | None = None
+    """Of the whole machine during one pass, where a meter counts it."""
 
 
-def measure(
+def measure(  # noqa: PLR0913  # the last three have defaults
+
     networks: Mapping[str, nn.Module],
     inputs: tuple[Tensor, ...],
     runtimes: Sequence[str],
     threads: int = 1,
     rounds: int = 50,
+    meter: str | None = None,
 ) -> list[Measured]:
     """Median latency and file size of every network on every runtime, for the first example of `inputs`.
 
     On each runtime the networks take turns: compare figures of one runtime with each other. "torch" is eager PyTorch.
-    Raises as `export`, but for a mismatch, which it does not look for.
+    Raises as `export`, but for a mismatch, which it does not look for; BudgetError where the meter is not here.
     """
+    counter = None if meter is None else meter_called(meter)
     one = tuple(x[:1].cpu().contiguous() for x in inputs)
     arrays = [x.numpy() for x in one]
     found = []
@@ -193,6 +198,16 @@ def measure(
                 sizes[name] = sum(file.stat().st_size for file in place.parent.iterdir())
                 sessions[name] = _opened(chosen, place, threads)
             with torch_threads(threads):
-                times = median_ms(sessions, one if runtime == "torch" else arrays, rounds)
-            found += [Measured(name, runtime, times[name], sizes[name]) for name in networks]
+                taken = one if runtime == "torch" else arrays
+                times = median_ms(sessions, taken, rounds)
+                used = {name: counter and millijoules(run, taken, counter) for name, run in sessions.items()}
+            found += [Measured(name, runtime, times[name], sizes[name], used[name]) for name in networks]
     return found
+
+
+def meter_called(name: str) -> Meter:
+    """The meter of that name. Raises BudgetError where this machine has none that can be read."""
+    try:
+        return open_meter(name)
+    except OSError as error:
+        raise BudgetError(f"no energy can be measured here by {name}: {error}") from error

@@ -46,6 +46,10 @@ EXACT, ROUGH = 1e-3, 0.3
 """Largest error allowed on them, as a fraction of the answers' norm: in f32, in 8 bits."""
 PROOFS = 3
 """Candidates that are checked in f32 too where 8 bits are asked for: rounding could hide a small mistake."""
+VNNI = getattr(torch.cpu, "_is_vnni_supported", lambda: False)()
+WEIGHTS = 127 if VNNI else 63
+"""Levels of a weight on each side of 0. Without VNNI the processor adds pairs of products in 16 bits, and would clip
+those of full 8-bit weights."""
 OPERATIONS = ("Convolution", "GroupConvolution", "MatMul")
 
 # torch.jit keeps what it is tracing in global tables.
@@ -261,7 +265,7 @@ def _round(operations: list[tuple[Any, float, float]]) -> None:
     for node, *limits in operations:
         weight = node.input_value(1).get_node().data
         per_channel = tuple(range(2 if node.get_type_name() == "GroupConvolution" else 1, weight.ndim))
-        step = np.maximum(np.abs(weight).max(axis=per_channel, keepdims=True) / 127, 1e-12).astype(np.float32)
+        step = np.maximum(np.abs(weight).max(axis=per_channel, keepdims=True) / WEIGHTS, 1e-12).astype(np.float32)
         integers = ops.constant(np.rint(weight / step).astype(np.int8))
         node.input(1).replace_source_output(ops.multiply(ops.convert(integers, "f32"), ops.constant(step)).output(0))
         place = _before_padding(node.input(0))

@@ -1,4 +1,4 @@
-"""One shape of layer, timed over a grid of channel counts. numpy alone."""
+"""One shape of layer, measured over a grid of channel counts. numpy alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Shape = tuple[str, tuple[int, ...], int, int, tuple[int, int]]
 
 @dataclass(frozen=True)
 class Grid:
-    """ms[i][j] with in_channels[i] input and out_channels[j] output channels, both ascending.
+    """cost[i][j], in milliseconds or millijoules, with in_channels[i] input and out_channels[j] output channels, both ascending.
 
     A depthwise layer, and a side that cannot be cut, has one entry on that side.
     """
@@ -28,7 +28,7 @@ class Grid:
     in_hw: tuple[int, int]
     in_channels: tuple[int, ...]
     out_channels: tuple[int, ...]
-    ms: tuple[tuple[float, ...], ...]
+    cost: tuple[tuple[float, ...], ...]
 
     @property
     def shape(self) -> Shape:
@@ -37,19 +37,19 @@ class Grid:
 
     @cached_property
     def rising(self) -> Floats:
-        """ms where more channels never take less time: what a measurement says otherwise is noise, or would be
+        """The cost where more channels never take less: what a measurement says otherwise is noise, or would be
         better served by more channels filled with zeros."""
-        rising: Floats = np.maximum.accumulate(np.maximum.accumulate(np.asarray(self.ms, dtype=np.float64), 0), 1)
+        rising: Floats = np.maximum.accumulate(np.maximum.accumulate(np.asarray(self.cost, dtype=np.float64), 0), 1)
         return rising
 
     def at(self, keep_in: Any, keep_out: Any, step: int) -> Floats:
-        """Milliseconds, between the grid's points in proportion, by counts rounded up to the hardware's step."""
+        """The cost, between the grid's points in proportion, by counts rounded up to the hardware's step."""
         rows, columns = np.array(self.in_channels), np.array(self.out_channels)
         i, down = _between(rows, _stepped(keep_in, step, rows))
         j, right = _between(columns, _stepped(keep_out, step, columns))
-        ms, below, beside = self.rising, np.minimum(i + 1, len(rows) - 1), np.minimum(j + 1, len(columns) - 1)
-        above = ms[i, j] * (1 - right) + ms[i, beside] * right
-        under = ms[below, j] * (1 - right) + ms[below, beside] * right
+        cost, below, beside = self.rising, np.minimum(i + 1, len(rows) - 1), np.minimum(j + 1, len(columns) - 1)
+        above = cost[i, j] * (1 - right) + cost[i, beside] * right
+        under = cost[below, j] * (1 - right) + cost[below, beside] * right
         return np.asarray(above * (1 - down) + under * down, dtype=np.float64)
 
 

@@ -1,9 +1,9 @@
-"""Time a bundle of layers and networks on this device, and write its latency table.
+"""Measure a bundle of layers and networks on this device, and write its latency or energy table.
 
-    python -m sessions.profile BUNDLE -o table.json [--threads 1]
+    python -m sessions.profile BUNDLE -o table.json [--threads 1] [--meter rapl]
 
 It needs numpy and the runtime, no torch and nothing of Secateur: `secateur profile --bundle` puts this folder into the
-bundle. Layers are timed one by one; then whole networks, to which the sum of their layers is fitted.
+bundle. Layers are measured one by one; then whole networks, to which the sum of their layers is fitted.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import numpy as np
 
 from . import median_ms, open_session, random_inputs
 from .grid import Grid
+from .meters import METERS, millijoules, open_meter
 
 ROUNDS, LEAST_MS = 15, 15.0
 """Passes of every layer at least, and milliseconds."""
@@ -33,55 +34,67 @@ def main() -> None:
     parser.add_argument("bundle", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--meter", choices=METERS, help="an energy table by this meter, instead of a latency table")
     options = parser.parse_args()
     table = profile(
-        options.bundle, options.threads, lambda done, all_: print(f"\r{done} of {all_}", end="", flush=True)
+        options.bundle,
+        options.threads,
+        lambda done, all_: print(f"\r{done} of {all_}", end="", flush=True),
+        options.meter,
     )
     options.output.write_text(json.dumps(table, indent=1) + "\n")
     print(f"\nwritten to {options.output}")
 
 
-def profile(bundle: Path, threads: int = 1, progress: Progress = lambda done, all_: None) -> dict[str, Any]:
-    """The latency table of this device, as plain JSON."""
+def profile(
+    bundle: Path, threads: int = 1, progress: Progress = lambda done, all_: None, meter: str | None = None
+) -> dict[str, Any]:
+    """The latency table of this device, as plain JSON; with a meter, its energy table. Raises OSError without one."""
+    counter = None if meter is None else open_meter(meter)
     wanted = json.loads((bundle / "bundle.json").read_text())
     runtime, step = wanted["runtime"], wanted["step"]
     whole = sum(len(row) for layer in wanted["layers"] for row in layer["files"]) + len(wanted["networks"])
     done = 0
 
-    def timed(file: str, shapes: list[list[int]]) -> float:
+    def measured(file: str, shapes: list[list[int]]) -> float:
         nonlocal done
-        session = open_session(runtime, bundle / file, threads)
-        found = median_ms({"": session}, random_inputs(shapes), ROUNDS, LEAST_MS)[""]
+        session, inputs = open_session(runtime, bundle / file, threads), random_inputs(shapes)
+        if counter is None:
+            found = median_ms({"": session}, inputs, ROUNDS, LEAST_MS)[""]
+        else:
+            found = millijoules(session, inputs, counter)
         done += 1
         progress(done, whole)
         return found
 
-    grids = [_grid(layer, timed) for layer in wanted["layers"]]
-    sums, times = [], []
+    grids = [_grid(layer, measured) for layer in wanted["layers"]]
+    sums, whole_networks = [], []
     for network in wanted["networks"]:
         sums.append(sum(float(grids[number].at(*counts, step)) for number, *counts in network["layers"]))
-        times.append(timed(network["file"], network["inputs"]))
-    scale, fixed = fitted(np.array(sums), np.array(times))
+        whole_networks.append(measured(network["file"], network["inputs"]))
+    scale, fixed = fitted(np.array(sums), np.array(whole_networks))
     return {
         "device": f"{platform.node()}, {platform.machine()} {platform.processor() or platform.system()}".strip(),
         "runtime": runtime,
+        "metric": "latency_ms" if meter is None else "energy_mj",
+        "meter": meter or "clock",
         "threads": threads,
         "made": datetime.date.today().isoformat(),
         "step": step,
         "scale": scale,
-        "fixed_ms": fixed,
+        "fixed": fixed,
         "layers": [asdict(grid) for grid in grids],
     }
 
 
-def _grid(layer: Mapping[str, Any], timed: Callable[[str, list[list[int]]], float]) -> Grid:
-    ms = tuple(
-        tuple(timed(file, [shape]) for file, shape in zip(files, shapes, strict=True))
+def _grid(layer: Mapping[str, Any], measured: Callable[[str, list[list[int]]], float]) -> Grid:
+    cost = tuple(
+        tuple(measured(file, [shape]) for file, shape in zip(files, shapes, strict=True))
         for files, shapes in zip(layer["files"], layer["inputs"], strict=True)
     )
     facts = {name: value for name, value in layer.items() if name not in ("files", "inputs")}
     facts = {name: tuple(value) if isinstance(value, list) else value for name, value in facts.items()}
-    return Grid(**facts, ms=ms)
+    return Grid(**facts, cost=cost)
 
 
 def fitted(sums: Any, times: Any) -> tuple[float, float]:
