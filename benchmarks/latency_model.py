@@ -21,7 +21,7 @@ import torch
 import secateur as sc
 from secateur import zoo
 from secateur.cost import NetworkCost, latency_model
-from secateur.profiling import make_table
+from secateur.profiling import How, make_table
 from secateur.prune import Cutter, fold_norms
 from secateur.runtimes import runtime_called
 from secateur.runtimes.sessions import median_ms, open_session, random_inputs
@@ -63,7 +63,7 @@ def compare(name: str, runtime: str, runs: Path, plans: int) -> dict[str, Any]:
     space = SearchSpace(sc.inspect(model, example), sc.Budget(macs=1.0), SpaceSettings())
     place = runs / f"{name}_{runtime}.json"
     if not place.exists():
-        place.write_text(json.dumps(make_table(model, example, space, runtime)))
+        place.write_text(json.dumps(make_table(model, example, space, How(runtime))))
     cost = NetworkCost(space.graph, latency_model(str(place)))
     drawn = np.random.default_rng(1)
     counts = [{site.key: site.count(drawn.uniform(0.1, 1.0)) for site in space.sites} for _ in range(plans)]

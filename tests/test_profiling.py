@@ -15,8 +15,10 @@ from networks import build
 import secateur as sc
 from secateur import profiling, zoo
 from secateur.cli import main
-from secateur.cost import LayerTable, NetworkCost, latency_model
-from secateur.profiling import make_bundle, make_table
+from secateur.cost import LayerTable, NetworkCost, energy_model, latency_model
+from secateur.profiling import How, make_bundle, make_table
+from secateur.runtimes.sessions import meters
+from secateur.runtimes.sessions import profile as profile_here
 from secateur.runtimes.sessions.profile import fitted
 from secateur.search import SearchSpace
 
@@ -54,7 +56,7 @@ def check(table: dict, space: SearchSpace, place: Path) -> None:
 @pytest.mark.parametrize("name", ["plain", "depthwise", "grouped", "conv1d"])
 def test_a_table_of_this_machine(name: str, tmp_path: Path) -> None:
     model, example, space = space_of(name)
-    check(make_table(model, example, space, "onnxruntime"), space, tmp_path / "table.json")
+    check(make_table(model, example, space, How("onnxruntime")), space, tmp_path / "table.json")
 
 
 def test_a_bundle_makes_its_table_with_numpy_and_the_runtime_alone(tmp_path: Path) -> None:
@@ -128,3 +130,79 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "choose one of" in capsys.readouterr().err
     assert main(["profile", str(job), "--runtime", "onnxruntime", "--bundle", str(tmp_path / "bundle")]) == 0
     assert "python -m sessions.profile" in capsys.readouterr().out
+
+
+# ---- meters ----------------------------------------------------------------------------------------------------------
+
+
+def domain(folder: Path, name: str, used: int) -> Path:
+    """A RAPL domain as Linux shows it."""
+    place = folder / f"intel-rapl:{name}"
+    place.mkdir(parents=True)
+    for file, value in (("name", name), ("energy_uj", used), ("max_energy_range_uj", 1000)):
+        (place / file).write_text(f"{value}\n")
+    return place
+
+
+def test_rapl_adds_its_packages_and_goes_on_when_a_counter_starts_again(tmp_path: Path) -> None:
+    package, memory = domain(tmp_path, "package-0", 100), domain(tmp_path, "dram", 900)
+    domain(tmp_path, "core", 5)
+    meter = meters.Rapl(tmp_path)
+    assert meter.joules() == 0
+    (package / "energy_uj").write_text("300")
+    (memory / "energy_uj").write_text("50")  # from 900 over 1,000 to 50
+    assert meter.joules() == pytest.approx(350e-6)
+    (tmp_path / "intel-rapl:core" / "energy_uj").write_text("900")
+    assert meter.joules() == pytest.approx(350e-6), "cores are part of the package"
+
+
+class Counting:
+    """A meter by which every pass takes two joules; `run` is the pass."""
+
+    def __init__(self) -> None:
+        self.passes = 0
+
+    def run(self, inputs: object) -> None:
+        self.passes += 1
+
+    def joules(self) -> float:
+        return 2.0 * self.passes
+
+
+def test_energy_of_one_pass() -> None:
+    meter = Counting()
+    assert meters.millijoules(meter.run, [], meter, least_s=0.001) == pytest.approx(2000)
+    assert meter.passes > 1
+
+
+def test_an_energy_table_is_made_read_and_searched_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, example, space = space_of("plain")
+    monkeypatch.setattr(profile_here, "open_meter", lambda name: {"rapl": Counting()}[name])
+    monkeypatch.setattr(profile_here, "millijoules", lambda run, inputs, meter: float(inputs[0].size))
+    made = make_table(model, example, space, How("onnxruntime", meter="rapl"))
+    assert (made["metric"], made["meter"]) == ("energy_mj", "rapl")
+    place = tmp_path / "energy.json"
+    place.write_text(json.dumps(made))
+    searched = SearchSpace(space.graph, sc.Budget(energy_mj=1.0), prices=[energy_model(str(place))])
+    assert searched.dense.energy_mj > 0
+    with pytest.raises(sc.BudgetError, match="holds energy_mj"):
+        latency_model(str(place))
+
+
+@pytest.mark.parametrize("command", [["measure"], ["profile", "--runtime", "onnxruntime", "-o", "table.json"]])
+def test_a_meter_that_is_not_here_is_refused_at_once(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(meters, "POWERCAP", tmp_path)
+    job = tmp_path / "job.toml"
+    job.write_text('model.name = "plain20"\nmodel.weights = "w.safetensors"\ndata.source = "digits"\nbudget.macs = 1')
+    (tmp_path / "w.safetensors").write_bytes(b"never read")
+    assert main([command[0], str(job), *command[1:], "--meter", "rapl"]) == 2
+    assert "no RAPL counter" in capsys.readouterr().err
+
+
+def test_a_search_by_a_meter_without_a_table_is_refused() -> None:
+    with pytest.raises(sc.BudgetError, match="make a table first"):
+        _ = sc.SearchSettings(energy="rapl").prices
+    with pytest.raises(sc.BudgetError, match="no such file"):
+        _ = sc.SearchSettings(energy="nowhere.json").prices

@@ -34,7 +34,7 @@ class SearchSettings:
     """Trials evaluated at once, each in a thread of its own; `evaluate` must allow that."""
     race: bool = False
     """Stop scoring a candidate that is unlikely to beat the best on the same examples (see `secateur.run.race`); needs
-    an `evaluate` that scores by stages, such as `agreement` and `accuracy`. The plan reported is always scored in full."""
+    an `evaluate` that scores by stages, such as `agreement` and `accuracy`. What is reported is scored in full."""
     seconds: float | None = None
     """Start no more trials after so many seconds; resumed, the search has as many again."""
     reward: Reward = resource_constrained

@@ -74,13 +74,13 @@ def _parser() -> argparse.ArgumentParser:
     timed = command("measure", _measure, "latency and size, dense and pruned, on every installed runtime", either)
     timed.add_argument("--runtime", action="append", metavar="NAME", help="only this one (may be repeated)")
     timed.add_argument("--threads", type=int, default=1)
-    device = command(
-        "profile", _profile, "measure a latency table of a network's layers, here or for elsewhere", "JOB.toml"
-    )
+    timed.add_argument("--meter", metavar="NAME", help="measure energy too: rapl, nvml")
+    device = command("profile", _profile, "measure a table of a network's layers, here or for elsewhere", "JOB.toml")
     device.add_argument(
         "--runtime", required=True, metavar="NAME", help="onnxruntime, openvino, executorch, ncnn, litert"
     )
     device.add_argument("--threads", type=int, default=1)
+    device.add_argument("--meter", metavar="NAME", help="a table of energy instead of latency: rapl, nvml")
     to = device.add_mutually_exclusive_group(required=True)
     to.add_argument("-o", "--output", type=Path, metavar="TABLE.json", help="measure on this machine")
     to.add_argument("--bundle", type=Path, metavar="FOLDER", help="write what another device needs to measure its own")
@@ -152,19 +152,22 @@ def _measure(options: argparse.Namespace) -> None:
     from rich.console import Console
 
     from secateur.report import runtimes_table
-    from secateur.runtimes import runtime_called
+    from secateur.runtimes import meter_called, runtime_called
 
+    if options.meter:
+        meter_called(options.meter)
     for name in options.runtime or ():
         if name != "torch":
             runtime_called(name).require()
     run = _run(options)
-    Console().print(runtimes_table(run.measure(options.runtime, options.threads), options.threads))
+    Console().print(runtimes_table(run.measure(options.runtime, options.threads, options.meter), options.threads))
 
 
 def _profile(options: argparse.Namespace) -> None:
-    from secateur.profiling import profile_job
+    from secateur.profiling import How, profile_job
 
-    print(profile_job(_job(options.job), options.runtime, options.threads, options.output, options.bundle))
+    how = How(options.runtime, options.threads, options.meter)
+    print(profile_job(_job(options.job), how, options.output, options.bundle))
 
 
 def _report(options: argparse.Namespace) -> None:

@@ -199,10 +199,10 @@ class Run:
         """Write the delivered network for a runtime; the largest difference of an answer."""
         return export(self.delivered, self.materials.test[0][: self.compared], place, runtime=runtime)
 
-    def measure(self, runtimes: list[str] | None, threads: int) -> list[Measured]:
+    def measure(self, runtimes: list[str] | None, threads: int, meter: str | None = None) -> list[Measured]:
         """The dense and the delivered network side by side on every runtime."""
         networks = {"dense": self.materials.model, "pruned": self.delivered}
-        return measure(networks, self.materials.example, runtime=runtimes, threads=threads)
+        return measure(networks, self.materials.example, runtime=runtimes, threads=threads, meter=meter)
 
     def report(self) -> Report:
         """Run the rivals, measure every row, and write report.json and report.html."""

@@ -1,4 +1,4 @@
-"""Measure a latency table: the layers of a network over a grid of channel counts, on a runtime, here or elsewhere."""
+"""Measure a table of latency or energy: the layers of a network at many widths, on a runtime, here or elsewhere."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import random
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from secateur.job import Job, materials
 from secateur.plan import Budget
 from secateur.prune import Cutter, fold_norms
 from secateur.run import write_atomically
-from secateur.runtimes import runtime_called
+from secateur.runtimes import meter_called, runtime_called
 from secateur.runtimes.sessions.profile import profile
 from secateur.search import SearchSpace
 
@@ -34,22 +35,37 @@ NETWORKS = 8
 Progress = Callable[[int, int], None]
 
 
-def profile_job(job: Job, runtime: str, threads: int, table: Path | None, bundle: Path | None) -> str:
-    """What `secateur profile` does: write the table of this machine, or a bundle for another. Returns what to say."""
-    runtime_called(runtime).require()
+@dataclass(frozen=True)
+class How:
+    """By which runtime layers are measured, on how many threads, and what counts energy, if it is a table of that."""
+
+    runtime: str
+    threads: int = 1
+    meter: str | None = None
+
+
+def profile_job(job: Job, how: How, table: Path | None, bundle: Path | None) -> str:
+    """What `secateur profile` does: write the table of this machine, or a bundle for another. Returns what to say.
+
+    Raises ExportError where the runtime is not installed, BudgetError where the meter is not here.
+    """
+    runtime_called(how.runtime).require()
+    if how.meter and bundle is None:
+        meter_called(how.meter)
     found = materials(job)
     space = SearchSpace(inspect(found.model, found.example), Budget(macs=1.0), job.space)
     with Bars() as bars:
         if bundle is not None:
-            make_bundle(found.model, found.example, space, runtime, bundle, partial(_show, bars, "written"))
+            make_bundle(found.model, found.example, space, how.runtime, bundle, partial(_show, bars, "written"))
             return (
-                f"copy {bundle} to the device and run there, with numpy and {runtime} installed:\n"
-                f"  cd {bundle.name} && python -m sessions.profile . -o table.json --threads {threads}"
+                f"copy {bundle} to the device and run there, with numpy and {how.runtime} installed:\n"
+                f"  cd {bundle.name} && python -m sessions.profile . -o table.json --threads {how.threads}"
+                + (f" --meter {how.meter}" if how.meter else "")
             )
         assert table is not None
-        made = make_table(found.model, found.example, space, runtime, threads, partial(_show, bars))
+        made = make_table(found.model, found.example, space, how, partial(_show, bars))
     write_atomically(table, json.dumps(made, indent=1).encode() + b"\n")
-    return f'written to {table}; name it in a job: latency = "{table}"'
+    return f'written to {table}; name it in a job: {"energy" if how.meter else "latency"} = "{table}"'
 
 
 def _show(bars: Bars, what: str, done: int, whole: int) -> None:
@@ -62,14 +78,13 @@ def make_table(
     model: nn.Module,
     example: Example,
     space: SearchSpace,
-    runtime: str,
-    threads: int = 1,
+    how: How,
     progress: Callable[[str, int, int], None] = lambda what, done, whole: None,
 ) -> dict[str, Any]:
-    """The latency table of this machine, as JSON that `cost.latency_model` reads."""
+    """The table of this machine, as JSON that `cost.latency_model` or `cost.energy_model` reads."""
     with tempfile.TemporaryDirectory() as folder:
-        make_bundle(model, example, space, runtime, Path(folder), partial(progress, "files written"))
-        return profile(Path(folder), threads, partial(progress, "files timed"))
+        make_bundle(model, example, space, how.runtime, Path(folder), partial(progress, "files written"))
+        return profile(Path(folder), how.threads, partial(progress, "files measured"), how.meter)
 
 
 def make_bundle(

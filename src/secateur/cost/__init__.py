@@ -3,8 +3,8 @@
 from secateur.cost.analytic import Bytes, CostModel, Macs, Params, model_for
 from secateur.cost.device import DeviceProfile, Rates
 from secateur.cost.energy import EnergyEstimate
-from secateur.cost.reading import DEVICES, ENERGIES, energy_model, latency_model
 from secateur.cost.network import NetworkCost, costs
+from secateur.cost.reading import DEVICES, ENERGIES, energy_model, latency_model
 from secateur.cost.table import LayerTable
 
 __all__ = [

@@ -32,9 +32,7 @@ def fold_norms(model: nn.Module, graph: ModelGraph) -> nn.Module:
     return folded
 
 
-def without_norms(
-    model: nn.Module, graph: ModelGraph, example: tuple[Tensor, ...]
-) -> tuple[nn.Module, ModelGraph]:
+def without_norms(model: nn.Module, graph: ModelGraph, example: tuple[Tensor, ...]) -> tuple[nn.Module, ModelGraph]:
     """The network with its norms folded, and its graph: what a refit has to know of it is read from a pass anew."""
     folded = fold_norms(model, graph)
     calls = watch(folded, example)

@@ -96,6 +96,9 @@ def runtimes_table(found: Sequence[Measured], threads: int) -> Table:
     for name in networks:
         result.add_column(f"{name}\nms", justify="right")
     result.add_column("speed\n×", justify="right")
+    metered = any(each.energy_mj is not None for each in found)
+    for name in networks if metered else ():
+        result.add_column(f"{name}\nmJ", justify="right")
     for name in networks:
         result.add_column(f"{name}\nfile", justify="right")
     for runtime in dict.fromkeys(each.runtime for each in found):
@@ -105,6 +108,7 @@ def runtimes_table(found: Sequence[Measured], threads: int) -> Table:
             runtime,
             *(three_digits(rows[name].latency_ms) for name in networks),
             f"{first.latency_ms / last.latency_ms:.2f}",
+            *(three_digits(rows[name].energy_mj or 0.0) for name in networks if metered),
             *(file_size(rows[name].file_bytes) for name in networks),
         )
     return result

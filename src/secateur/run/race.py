@@ -12,8 +12,8 @@ WORTH = 0.002
 """A score that is higher by less than this fraction is not worth looking for: most of a search's candidates are as good
 as the best but for so little, and to tell them apart takes nearly all examples."""
 ERROR_RATE = 0.2
-"""At most this share of the candidates that are better than the best by `WORTH` is stopped before the end; of those that
-are better by more, fewer."""
+"""At most this share of the candidates that are better than the best by `WORTH` is stopped before the end; of those
+that are better by more, fewer."""
 
 
 def hopeless(values: Values, rival: Values | None) -> bool:

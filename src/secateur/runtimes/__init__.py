@@ -2,7 +2,16 @@
 
 from secateur.runtimes.eager import Eager, latencies_ms
 from secateur.runtimes.engine import ENGINES, Engine, engine
-from secateur.runtimes.export import RUNTIMES, Measured, Runtime, export, installed, measure, runtime_called
+from secateur.runtimes.export import (
+    RUNTIMES,
+    Measured,
+    Runtime,
+    export,
+    installed,
+    measure,
+    meter_called,
+    runtime_called,
+)
 
 __all__ = [
     "ENGINES",
@@ -16,5 +25,6 @@ __all__ = [
     "installed",
     "latencies_ms",
     "measure",
+    "meter_called",
     "runtime_called",
 ]

@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from secateur.errors import ExportError, ExportMismatch
+from secateur.errors import BudgetError, ExportError, ExportMismatch
 from secateur.runtimes.eager import eager_session
 from secateur.runtimes.sessions import Session, median_ms, open_session
+from secateur.runtimes.sessions.meters import Meter, millijoules, open_meter
 from secateur.threads import torch_threads
 
 TOLERANCE = 1e-3
@@ -163,8 +164,7 @@ class Measured:
     """Of the whole machine during one pass, where a meter counts it."""
 
 
-def measure(  # noqa: PLR0913  # the last three have defaults
-
+def measure(
     networks: Mapping[str, nn.Module],
     inputs: tuple[Tensor, ...],
     runtimes: Sequence[str],
@@ -200,9 +200,13 @@ def measure(  # noqa: PLR0913  # the last three have defaults
             with torch_threads(threads):
                 taken = one if runtime == "torch" else arrays
                 times = median_ms(sessions, taken, rounds)
-                used = {name: counter and millijoules(run, taken, counter) for name, run in sessions.items()}
+                used = {name: _energy(run, taken, counter) for name, run in sessions.items()}
             found += [Measured(name, runtime, times[name], sizes[name], used[name]) for name in networks]
     return found
+
+
+def _energy(run: Callable[[Any], list[Any]], inputs: Sequence[Any], meter: Meter | None) -> float | None:
+    return None if meter is None else millijoules(run, inputs, meter)
 
 
 def meter_called(name: str) -> Meter:

@@ -21,7 +21,7 @@ HALVINGS = 16
 """Of the factor that scales a plan to its budget: finer than any rounding step."""
 REMEDY = {
     "latency_ms": "what tells the latency of layers: name a device's profile or a table (latency = ...)",
-    "energy_mj": 'what tells the energy of layers: energy = "estimate", or a table',
+    "energy_mj": 'what tells the energy of layers: energy = "estimate", or a table by a meter',
 }
 GOLDEN = (5**0.5 - 1) / 2
 

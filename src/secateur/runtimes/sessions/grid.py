@@ -16,7 +16,7 @@ Shape = tuple[str, tuple[int, ...], int, int, tuple[int, int]]
 
 @dataclass(frozen=True)
 class Grid:
-    """cost[i][j], in milliseconds or millijoules, with in_channels[i] input and out_channels[j] output channels, both ascending.
+    """cost[i][j], in ms or mJ, with in_channels[i] input and out_channels[j] output channels, both ascending.
 
     A depthwise layer, and a side that cannot be cut, has one entry on that side.
     """

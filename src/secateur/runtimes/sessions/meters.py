@@ -1,4 +1,4 @@
-"""What counts the energy that this machine uses: RAPL on its processors, NVML on its GPU. No torch, nothing of Secateur.
+"""What counts the energy that this machine uses: RAPL on its processors, NVML on its GPU. No torch in here.
 
 A meter counts all that the machine does, not this program alone: measure on a quiet one.
 """
@@ -30,7 +30,7 @@ def open_meter(name: str) -> Meter:
     return Rapl(POWERCAP) if name == "rapl" else Nvml()
 
 
-def millijoules(run: Callable[[Sequence[Any]], Any], inputs: Sequence[Any], meter: Meter, least_s: float = 1.0) -> float:
+def millijoules(run: Callable[[Any], object], inputs: Sequence[Any], meter: Meter, least_s: float = 1.0) -> float:
     """Mean energy of one pass, over as many as fill `least_s` seconds: counters move only every few milliseconds."""
     run(inputs)
     passes, started, before = 0, time.perf_counter(), meter.joules()
