@@ -1,6 +1,6 @@
 """Secateur: prune a trained PyTorch network to a budget you can measure."""
 
-from secateur.api import SearchSettings, export, inspect, measure, prune, search
+from secateur.api import SearchSettings, export, inspect, measure, meet, prune, search
 from secateur.errors import (
     BudgetError,
     CheckpointError,
@@ -76,6 +76,7 @@ __all__ = [
     "inspect",
     "load",
     "measure",
+    "meet",
     "prune",
     "save",
     "search",

@@ -1,4 +1,4 @@
-"""The verbs, thin: inspect, search, prune, export, measure, and (from their own floors) finetune, save, load."""
+"""The verbs, thin: inspect, search, prune, meet, export, measure, and (from their own floors) finetune, save, load."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from secateur import runtimes
-from secateur.cost import CostModel, energy_model, latency_model
-from secateur.errors import StudyError
+from secateur import run, runtimes
+from secateur.cost import CostModel, LayerTable, energy_model, latency_model
+from secateur.errors import BudgetError, StudyError
 from secateur.graph import Example, ModelGraph, as_inputs, entries_named, private_copy, trace, with_entries
 from secateur.plan import Budget, Outcome, Plan
-from secateur.prune import Batch, Calibration, Pruner, PruneSettings, counts_of_plan, fold_norms, prove
-from secateur.run import Evaluate, Evaluator, InProcess, Loop, OnTrial, RunFolder, Study, Threads, score_of
+from secateur.prune import Batch, Calibration, Cutter, Pruner, PruneSettings, counts_of_plan, fold_norms, prove
+from secateur.run import Evaluate, Evaluator, InProcess, Loop, Met, OnTrial, RunFolder, Study, Threads, score_of
 from secateur.runtimes import ENGINES, Measured, engine
 from secateur.search import Bayesian, Conditioned, Reward, SearchSpace, SpaceSettings, Strategy, resource_constrained
 
@@ -187,6 +188,44 @@ def prune(
     inputs = Calibration.gather(calibration, inputs=len(as_inputs(example_input)))
     pruned = Pruner(model, graph, inputs, settings).final(counts)
     return pruned.train(model.training)
+
+
+def meet(
+    study: Study, model: nn.Module, example_input: Example, *, runtime: str | None = None, threads: int | None = None
+) -> Met:
+    """Make a latency budget hold when it is measured: on this machine, dense and pruned taking turns.
+
+    Args:
+        study: a finished search under a budget in latency_ms.
+        model: the network that was searched.
+        example_input: a tensor [N, ...] or a tuple of them; one example at a time is timed.
+        runtime: where it has to hold, torch or a runtime's name; by default where the table was made.
+        threads: by default as many as the table was made with.
+
+    Returns:
+        The plan to prune by, and what it takes: `study.best.plan`, or what the searcher believes best under a limit
+        that makes up for what the table got wrong.
+
+    Raises:
+        BudgetError: the budget is in another metric, no runtime is known, or no plan tried meets it.
+        ExportError: the network cannot be exported to the runtime, or it is not installed.
+    """
+    space = study.space
+    if space.budget.metric != "latency_ms":
+        raise BudgetError(f"a budget of {space.budget} is not measured by a clock; only latency_ms is")
+    table = space.prices["latency_ms"].model
+    made_by = (table.runtime, table.threads) if isinstance(table, LayerTable) else (None, 1)
+    runtime, threads = runtime or made_by[0], threads or made_by[1]
+    if runtime is None:
+        raise BudgetError("the device of a profile is not here to be measured: name a runtime of this machine")
+    cutter, inputs = Cutter(model, space.graph), as_inputs(example_input)
+
+    def measured(plan: Plan) -> float:
+        kept = {key: np.arange(count) for key, count in space.counts(plan).items()}
+        found = runtimes.measure({"dense": model, "cut": cutter.cut(kept)}, inputs, [runtime], threads)
+        return found[1].latency_ms / found[0].latency_ms
+
+    return run.meet(study, measured)
 
 
 def export(model: nn.Module, inputs: Example, path: str | os.PathLike[str], *, runtime: str) -> float:

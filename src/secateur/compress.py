@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from secateur.api import export, inspect, measure, search
+from secateur.api import export, inspect, measure, meet, search
 from secateur.data import TrainBatches
 from secateur.errors import CheckpointError, JobError, StudyError
 from secateur.finish import finetune, load, save
@@ -128,7 +128,17 @@ class Run:
         """The best plan of a search, or a rule's only one."""
         if name in RULES:
             return apply_rule(self.space, RULES[name])
-        return self.study(name).best.plan
+        return self._met() if name == SEARCHED and self.job.measured else self.study(name).best.plan
+
+    def _met(self) -> Plan:
+        """The plan that meets the budget when it is measured, kept in met.json."""
+        best, place = self.study().best.plan, self.place("met.json")
+        if place.exists() and (known := json.loads(place.read_text()))["best"] == best.digest:
+            return Plan.from_json(known["plan"])
+        met = meet(self.study(), self.materials.model, self.materials.example)
+        known = {"best": best.digest, "plan": met.plan.to_json(), "measured": met.measured, "tries": met.tries}
+        write_atomically(place, json.dumps(known, indent=2).encode() + b"\n")
+        return met.plan
 
     def cut(self, value: float) -> tuple[Path, float]:
         """The network for any budget of the range that was searched, and its test top-1 before fine-tuning."""

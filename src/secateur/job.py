@@ -125,6 +125,8 @@ class Job:
     """What runs the candidates while they are scored."""
     latency: str | None = None
     """What tells latency: pixel1, or a file of `secateur profile`."""
+    measured: bool = False
+    """Whether the network has to meet a latency budget when it is measured here, on the runtime of the table."""
     energy: str | None = None
     """What tells energy: estimate, or a file of `secateur profile --meter`."""
     reward: dict[str, Any] = field(default_factory=lambda: {"kind": "resource-constrained"})
@@ -144,6 +146,8 @@ class Job:
             raise JobError(f"[report] rivals: {unknown[0]!r} is none of {', '.join(SEARCHERS)}")
         if self.trials < 1 or self.workers < 1 or (self.threads is not None and self.threads < 1):
             raise JobError("trials, workers and threads are 1 or more")
+        if self.measured and (self.budget.metric != "latency_ms" or self.latency in (None, *DEVICES)):
+            raise JobError("measured = true needs a budget in latency_ms, and a table of this machine (latency = ...)")
         kind = reward_of(self.reward)
         if isinstance(kind, (AccuracyGuaranteed, Composite)) and not self.budget.is_range:
             raise JobError(

@@ -1,8 +1,9 @@
-"""THE LOOP: evaluator, journal, workers, study."""
+"""THE LOOP: evaluator, journal, workers, study; and the plan that holds when it is measured."""
 
 from secateur.run.evaluator import Evaluator
 from secateur.run.folder import RunFolder, write_atomically
 from secateur.run.journal import Journal
+from secateur.run.meet import Met, meet
 from secateur.run.score import Evaluate, accuracy, agreement, score_of
 from secateur.run.study import Loop, OnTrial, Study
 from secateur.run.workers import InProcess, Threads, Workers
@@ -13,6 +14,7 @@ __all__ = [
     "InProcess",
     "Journal",
     "Loop",
+    "Met",
     "OnTrial",
     "RunFolder",
     "Study",
@@ -20,6 +22,7 @@ __all__ = [
     "Workers",
     "accuracy",
     "agreement",
+    "meet",
     "score_of",
     "write_atomically",
 ]

@@ -92,6 +92,16 @@ class Study:
             raise StudyError("this searcher serves one budget only; use study.best.plan")
         return self.searcher.propose(limit)
 
+    def under(self, limit: float) -> Plan:
+        """The plan to take where no more than `limit` may be spent, in the metric's own unit, whatever was searched.
+
+        It is what the searcher believes best there; where it serves one budget only, the best plan in proportion.
+        """
+        if isinstance(self.searcher, Conditioned):
+            return self.searcher.propose(limit)
+        best = self.best.plan
+        return self.space.fit([best[site.key] for site in self.space.sites], limit)
+
     @property
     def ranked(self) -> list[Trial]:
         """The complete trials, the highest reward first, of equals the earlier; each plan once."""

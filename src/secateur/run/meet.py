@@ -1,0 +1,56 @@
+"""A budget that holds when it is measured: a table of layers proposes, the whole network on its runtime decides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from secateur.errors import BudgetError
+from secateur.plan import Plan
+from secateur.run.study import Study
+
+TRIES = 6
+SLACK = 0.03
+"""A plan that leaves more of the budget than this fraction unused is not the last to be tried."""
+MARGIN = 0.005
+"""By how much a limit is set too low, as measurements of one network differ."""
+
+
+@dataclass(frozen=True)
+class Met:
+    """A plan, and what it takes when it is measured, as a fraction of what the dense network takes."""
+
+    plan: Plan
+    measured: float
+    tries: tuple[tuple[float, float], ...]
+    """What was predicted and measured for every plan tried, as such fractions."""
+
+
+def meet(study: Study, measured: Callable[[Plan], float]) -> Met:
+    """The best plan of a study that meets its budget when `measured(plan)` tells its cost over the dense network's.
+
+    Where the prediction of a plan is off, the limit is corrected by as much, and the searcher proposes what it
+    believes best under it: nothing is evaluated again. Raises BudgetError where no plan tried meets the budget.
+    """
+    space, met = study.space, None
+    dense, wanted = space.cost.dense, space.limit / space.cost.dense
+    least = space.cost({site.key: site.least for site in space.sites})
+    plan, tries = study.best.plan, []
+    for _ in range(TRIES):
+        predicted, taken = space.cost(space.counts(plan)) / dense, measured(plan)
+        tries.append((predicted, taken))
+        if taken <= wanted and (met is None or taken > met.measured):
+            met = Met(plan, taken, ())
+        if wanted * (1 - SLACK) <= taken <= wanted:
+            break
+        following = study.under(max(dense * predicted * wanted / taken * (1 - MARGIN), least))
+        if following == plan:
+            break
+        plan = following
+    if met is None:
+        shown = ", ".join(f"{taken:.1%} (predicted: {predicted:.1%})" for predicted, taken in tries)
+        raise BudgetError(
+            f"no plan meets {space.budget} when it is measured: {shown} of the dense network's {space.budget.metric}. "
+            "Measure a new table on this machine, or allow more"
+        )
+    return Met(met.plan, met.measured, tuple(tries))

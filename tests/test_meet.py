@@ -1,0 +1,137 @@
+"""A latency budget holds when it is measured: what the table got wrong is made up for."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from test_range import EXAMPLE, network, search
+from torch import Tensor, nn
+
+import secateur as sc
+from secateur import runtimes, zoo
+from secateur.cli import main
+from secateur.cost import NetworkCost
+from secateur.cost.table import shape_of
+from secateur.graph import count_costs
+from secateur.run import meet
+from secateur.runtimes import Measured
+
+HALF = sc.Budget(macs=0.5)
+SEARCHERS = [sc.Bayesian(), sc.Knapsack(), sc.Random()]
+
+
+def clock(study: sc.Study, error: float, seen: list[sc.Plan]) -> Callable[[sc.Plan], float]:
+    """A device on which plans take `error` times what is predicted, but for the part that nobody can cut."""
+
+    def measured(plan: sc.Plan) -> float:
+        seen.append(plan)
+        cost = study.space.cost
+        return 0.05 + 0.95 * error * cost(study.space.counts(plan)) / cost.dense
+
+    return measured
+
+
+@pytest.mark.parametrize("searcher", SEARCHERS, ids=lambda searcher: type(searcher).__name__)
+@pytest.mark.parametrize("error", [0.8, 1.0, 1.2])
+def test_the_plan_meets_the_budget_when_it_is_measured(searcher: object, error: float) -> None:
+    study, seen = search(searcher, HALF), []
+    measured = clock(study, error, seen)
+    met = meet(study, measured)
+    assert met.measured == measured(met.plan) <= 0.5
+    assert len(met.tries) == len(seen) - 1 <= 6, "no plan is measured for nothing"
+    assert seen[0] == study.best.plan
+
+
+def test_a_budget_is_used_up_where_the_table_was_too_careful() -> None:
+    study = search(sc.Bayesian(), HALF)
+    met = meet(study, clock(study, 0.7, []))
+    assert met.measured > 0.45
+    assert study.space.cost(study.space.counts(met.plan)) > study.space.limit
+
+
+def test_a_budget_that_no_plan_meets_is_an_error_with_all_that_was_measured() -> None:
+    study = search(sc.Bayesian(), HALF)
+    with pytest.raises(sc.BudgetError, match=r"no plan meets 50\.0% of macs .* 90\.0%"):
+        meet(study, lambda plan: 0.9)
+
+
+def test_only_latency_is_measured_by_a_clock() -> None:
+    with pytest.raises(sc.BudgetError, match="only latency_ms"):
+        sc.meet(search(sc.Bayesian(), HALF), network(), EXAMPLE, runtime="torch")
+
+
+def counted(
+    networks: Mapping[str, nn.Module],
+    inputs: tuple[Tensor, ...],
+    names: Sequence[str],
+    threads: int = 1,
+    **more: object,
+) -> list[Measured]:
+    """Measuring by multiply-adds, a fifth more of them for what is not dense: a clock that never wavers."""
+    taken = {name: count_costs(each, inputs).macs for name, each in networks.items()}
+    dense = taken.pop("dense")
+    others = [Measured(name, names[0], 1.2 * macs, 1) for name, macs in taken.items()]
+    return [Measured("dense", names[0], dense, 1), *others]
+
+
+def table_by_macs(model: nn.Module, example: Tensor) -> dict[str, object]:
+    """A table by which every layer takes as many milliseconds as multiply-adds."""
+    grids = {}
+    for layer in sc.inspect(model, example).layers:
+        sides = [1, layer.in_channels], [1, layer.out_channels]
+        cost = [[layer.positions * layer.weights(i, o) for o in sides[1]] for i in sides[0]]
+        kind, kernel, stride, groups, in_hw = shape_of(layer)
+        facts = {"kind": kind, "kernel": kernel, "stride": stride, "groups": groups, "in_hw": in_hw}
+        grids[shape_of(layer)] = {**facts, "in_channels": sides[0], "out_channels": sides[1], "cost": cost}
+    made = {"device": "here", "runtime": "onnxruntime", "threads": 1, "made": "2026-11-23", "step": 1}
+    return {**made, "scale": 1.0, "fixed": 0.0, "layers": list(grids.values())}
+
+
+def test_a_job_is_delivered_within_its_measured_budget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(runtimes, "measure", counted)
+    torch.manual_seed(0)
+    dense = zoo.build("plain20", 10, 1, width=8).eval()
+    sc.save(dense, tmp_path / "dense.safetensors")
+    job = tmp_path / "job.toml"
+    text = f"""
+        measured = true
+        latency = "table.json"
+        folder = "{tmp_path / "run"}"
+        trials = 6
+        [model]
+        name = "plain20"
+        weights = "dense.safetensors"
+        options = {{ width = 8 }}
+        [data]
+        source = "digits"
+        reward = 100
+        calibration = 100
+        [budget]
+        latency_ms = 0.6
+        """
+    job.write_text(text.replace('"table.json"', '"pixel1"'))
+    assert main(["search", str(job)]) == 2
+    assert "a table of this machine" in capsys.readouterr().err
+    job.write_text(text)
+    (tmp_path / "table.json").write_text(json.dumps(table_by_macs(dense, torch.zeros(1, 1, 8, 8))))
+    assert main(["prune", str(job)]) == 0
+    met = json.loads((tmp_path / "run" / "searched" / "met.json").read_text())
+    small = sc.load(tmp_path / "run" / "searched" / "pruned.safetensors", zoo.build("plain20", 10, 1, width=8))
+    image = torch.zeros(1, 1, 8, 8)
+    share = 1.2 * count_costs(small, image).macs / count_costs(dense, image).macs
+    assert met["measured"] == pytest.approx(share)
+    assert share <= 0.6
+    monkeypatch.setattr(runtimes, "measure", None)
+    assert main(["prune", str(job)]) == 0, "what was measured is kept"
+
+
+def test_where_a_profile_tells_latency_the_runtime_has_to_be_named() -> None:
+    study = search(sc.Bayesian(), HALF)
+    told = sc.SearchSettings(latency="pixel1").prices[0]
+    study.space.budget, study.space.prices = sc.Budget(latency_ms=0.5), {"latency_ms": NetworkCost(study.graph, told)}
+    with pytest.raises(sc.BudgetError, match="name a runtime"):
+        sc.meet(study, network(), EXAMPLE)
