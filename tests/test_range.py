@@ -115,7 +115,7 @@ def test_what_was_learnt_on_one_network_begins_the_search_on_another(tmp_path: P
 
 
 def test_a_network_teaches_itself_what_it_learnt(tmp_path: Path) -> None:
-    first = search(budget=sc.Budget(macs=0.5), folder=tmp_path / "a", trials=30)
+    first = search(budget=sc.Budget(macs=0.5), folder=tmp_path / "a", trials=40)
     learnt = first.searcher.belief.surrogate.mean
     space = first.space
     carried = prior_weights(space, tmp_path / "a" / "searcher.safetensors")
@@ -141,3 +141,34 @@ def test_an_agent_takes_its_policy_with_it(tmp_path: Path) -> None:
     assert warm.learner.act(state) == taught.learner.act(state)
     with pytest.raises(sc.StudyError, match="same `hidden`"):
         sc.DDPG(hidden=8, prior=file).start(here)
+
+
+def test_trials_gather_where_a_reward_that_weighs_costs_is_best() -> None:
+    """A reward that is best at 60 % of the MACs, whatever the score."""
+    settings = sc.SearchSettings(reward=lambda score, costs, dense: -abs(costs.macs / dense.costs.macs - 0.6))
+    shares = {}
+    for name, chosen in (("weighed", settings), ("even", sc.SearchSettings())):
+        study = sc.search(
+            network(),
+            EXAMPLE,
+            evaluate=lambda network: 0.5,
+            calibration=[EXAMPLE],
+            budget=RANGE,
+            searcher=sc.Bayesian(seed=0),
+            trials=30,
+            settings=chosen,
+        )
+        fractions = np.array([trial.outcome.costs.macs / study.graph.dense.macs for trial in study.trials])
+        shares[name] = float(np.mean(np.abs(fractions - 0.6) < 0.06))
+    assert shares["weighed"] > shares["even"] + 0.1
+
+
+def test_the_smallest_network_within_a_tolerance() -> None:
+    study = search(trials=20)
+    scores = sorted(trial.outcome.score for trial in study.ranked)
+    tolerance = study.dense.score - scores[len(scores) // 2]
+    chosen = study.smallest(tolerance)
+    kept = [trial for trial in study.ranked if trial.outcome.score >= study.dense.score - tolerance]
+    assert chosen in kept
+    assert chosen.outcome.costs.macs == min(trial.outcome.costs.macs for trial in kept)
+    assert study.smallest(-1.0) == study.best, "where none loses so little, the best"

@@ -123,7 +123,8 @@ def search(  # noqa: PLR0913  # each is a thing the caller has, and all but four
     dense = Outcome(score_of(evaluate, private_copy(model).requires_grad_(False)), space.dense, 0.0, 0.0)
     inputs = Calibration.gather(calibration, inputs=len(as_inputs(example_input)))
     pruner = Pruner(model, space.graph, inputs, settings.prune)
-    space = space.informed({key: order.loss for key, order in pruner.orders.items()})
+    losses = {key: order.loss for key, order in pruner.orders.items()}
+    space = space.informed(losses, weighed=settings.reward is not resource_constrained)
     evaluators = _evaluators(pruner, space, evaluate, as_inputs(example_input), settings, dense)
     workers = InProcess(evaluators[0]) if settings.workers == 1 else Threads(evaluators)
     proposer = strategy.start(space)

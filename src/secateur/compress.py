@@ -25,7 +25,7 @@ from secateur.prune import Calibration, Pruner
 from secateur.report import FineTuneProgress, Report, Row, SearchProgress, write
 from secateur.run import Study, accuracy, agreement, score_of, write_atomically
 from secateur.runtimes import Measured, latencies_ms
-from secateur.search import RULES, SearchSpace, apply_rule
+from secateur.search import RULES, AccuracyGuaranteed, SearchSpace, apply_rule
 
 COMPARED = 16
 """Test images on which an exported file is compared with PyTorch."""
@@ -128,7 +128,11 @@ class Run:
         """The best plan of a search, or a rule's only one."""
         if name in RULES:
             return apply_rule(self.space, RULES[name])
-        return self._met() if name == SEARCHED and self.job.measured else self.study(name).best.plan
+        if name == SEARCHED and self.job.measured:
+            return self._met()
+        reward, study = self.job.settings.reward, self.study(name)
+        best = study.smallest(reward.tolerance) if isinstance(reward, AccuracyGuaranteed) else study.best
+        return best.plan
 
     def _met(self) -> Plan:
         """The plan that meets the budget when it is measured, kept in met.json."""

@@ -78,6 +78,13 @@ class Study:
         metric = self.space.budget.metric
         return next((trial for trial in self.ranked if _cost(trial, metric) <= limit), None)
 
+    def smallest(self, tolerance: float) -> Trial:
+        """The cheapest complete trial that loses no more than `tolerance` of the dense network's score, in the budget's
+        metric; the best of all where none does.
+        """
+        kept = [x for x in self.ranked if x.outcome and x.outcome.score >= self.dense.score - tolerance]
+        return min(kept, key=lambda trial: _cost(trial, self.space.budget.metric), default=self.best)
+
     def plan(self, budget: Budget) -> Plan:
         """The plan for any budget of the range that was searched: nothing is evaluated again.
 

@@ -51,7 +51,7 @@ class _BayesianSearcher(Believer):
 
     def ask(self) -> Plan:
         """The next plan, within the budget, or at the next point of a range of budgets."""
-        number, limit, surrogate = self.asked, self.space.limit_of(self.asked), self.belief.surrogate
+        number, limit, surrogate = self.asked, self.limit(), self.belief.surrogate
         self.asked += 1
         if number == 0:
             return self.space.plan(self.solver.solve(surrogate.weighted(surrogate.mean), limit))

@@ -13,6 +13,8 @@ from secateur.search.surrogate import Surrogate, as_rows
 from secateur.search.transfer import lessons, prior_weights
 
 Counts = dict[str, int]
+NEAR = 0.07
+"""Spread of the logarithm of a cost that is near another."""
 
 
 class Belief:
@@ -63,6 +65,14 @@ class Believer:
         self.belief = Belief(space, prior)
         self.rng = np.random.default_rng(seed)
         self.asked = 0
+
+    def limit(self) -> float:
+        """The most that the next plan may cost. Where rewards weigh costs, every other plan is near the best one's."""
+        limit = self.space.limit_of(self.asked)
+        if self.space.weighed and self.asked % 2 and self.belief.plans:
+            near = self.space.cost(self.belief.best(1)[0]) * float(np.exp(NEAR * self.rng.standard_normal()))
+            limit = min(max(near, self.space.lowest), self.space.limit)
+        return limit
 
     def tell(self, plan: Plan, reward: float | None) -> None:
         """Believe a reward; a failed trial teaches nothing."""

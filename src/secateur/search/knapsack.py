@@ -114,7 +114,7 @@ class _KnapsackSearcher(Believer):
 
     def ask(self) -> Plan:
         """The plan of what is known beforehand, then plans for sampled weights."""
-        surrogate, limit = self.belief.surrogate, self.space.limit_of(self.asked)
+        surrogate, limit = self.belief.surrogate, self.limit()
         first = self.asked == 0 or not self.settings.learn
         self.asked += 1
         weights = surrogate.mean if first else surrogate.sample(self.rng)

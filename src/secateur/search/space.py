@@ -88,6 +88,7 @@ class SearchSpace:
         names = entries_of(graph, self.settings.left_alone) if self.settings.entries else ()
         self.graph = graph = with_entries(graph, names)
         self.losses: Mapping[str, Curve] = {}
+        self.weighed = False
         self.budget = budget
         self.prices = {model.metric: NetworkCost(graph, model) for model in prices}
         self.dense = graph.dense.also({metric: cost.dense for metric, cost in self.prices.items()})
@@ -105,10 +106,13 @@ class SearchSpace:
                 "or let more be cut (streams, leave)"
             )
 
-    def informed(self, losses: Mapping[str, Curve]) -> SearchSpace:
-        """The same, with the loss curve of each site: [width + 1], the share of output lost at every count."""
+    def informed(self, losses: Mapping[str, Curve], weighed: bool = False) -> SearchSpace:
+        """The same, with the loss curve of each site: [width + 1], the share of output lost at every count.
+
+        `weighed` says that the reward weighs costs itself, so that one budget of a range is the best.
+        """
         twin = copy.copy(self)
-        twin.losses = losses
+        twin.losses, twin.weighed = losses, weighed and self.budget.is_range
         return twin
 
     def _price(self, metric: str) -> NetworkCost:
