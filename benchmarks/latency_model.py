@@ -3,7 +3,8 @@
 For each network and runtime a table is made as `secateur profile` does; then 20 random plans that it has not seen are
 exported, timed on one thread, taking turns in small batches with the dense network, and compared with what the
 table says. As machines drift, both are compared as fractions of the dense network's time. Tables and times are kept in
-benchmarks/runs/latency_model. Takes half an hour; `--quick` (a minute) only shows that it still works.
+benchmarks/runs/latency_model. What the Pixel 1 profile's own benchmark (pixel1.py) found stands beside them. Takes
+half an hour; `--quick` (a minute) only shows that it still works.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ def main() -> None:
     rows = [compare(name, runtime, runs, 4 if quick else PLANS) for name, runtime in cases]
     record.show("predicted against measured, as fractions of the dense network's time", [shown(row) for row in rows])
     if not quick:
-        figures = {}
+        pixel1 = json.loads((record.HERE / "results" / "pixel1.json").read_text())
+        figures = {"pixel1_worst_error": pixel1["figures"]["worst_error"]}
         for row in rows:
             figures[f"{row['network']}_{row['runtime']}_median_error"] = row["median error"]
             figures[f"{row['network']}_{row['runtime']}_rank_correlation"] = row["rank correlation"]
