@@ -22,7 +22,7 @@ import torch
 import secateur as sc
 from secateur import zoo
 from secateur.cost import NetworkCost, latency_model
-from secateur.profiling import How, make_table
+from secateur.profiling import STEP, How, make_table
 from secateur.prune import Cutter, fold_norms
 from secateur.runtimes import runtime_called
 from secateur.runtimes.sessions import median_ms, open_session, random_inputs
@@ -62,7 +62,7 @@ def compare(name: str, runtime: str, runs: Path, plans: int) -> dict[str, Any]:
     runs.mkdir(parents=True, exist_ok=True)
     classes, pixels = NETWORKS.get(name, (10, 32))
     model, example = zoo.build(name, classes).eval(), torch.zeros(1, 3, pixels, pixels)
-    space = SearchSpace(sc.inspect(model, example), sc.Budget(macs=1.0), SpaceSettings())
+    space = SearchSpace(sc.inspect(model, example), sc.Budget(macs=1.0), SpaceSettings(step=STEP))
     place = runs / f"{name}_{runtime}.json"
     if not place.exists():
         place.write_text(json.dumps(make_table(model, example, space, How(runtime))))

@@ -86,7 +86,7 @@ def table_by_macs(model: nn.Module, example: Tensor) -> dict[str, object]:
         facts = {"kind": kind, "kernel": kernel, "stride": stride, "groups": groups, "in_hw": in_hw}
         grids[shape_of(layer)] = {**facts, "in_channels": sides[0], "out_channels": sides[1], "cost": cost}
     made = {"device": "here", "runtime": "onnxruntime", "threads": 1, "made": "2026-11-23", "step": 1}
-    return {**made, "scale": 1.0, "fixed": 0.0, "layers": list(grids.values())}
+    return {**made, "fixed": 0.0, "layers": list(grids.values())}
 
 
 def test_a_job_is_delivered_within_its_measured_budget(

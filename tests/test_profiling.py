@@ -97,11 +97,16 @@ def test_sessions_import_nothing_of_ours_and_no_torch() -> None:
 
 
 def test_sums_of_layers_are_corrected_by_whole_networks() -> None:
-    sums = np.array([1.0, 2.0, 4.0])
-    assert fitted(sums, 0.8 * sums + 0.3) == pytest.approx((0.8, 0.3))
-    scale, fixed = fitted(sums, 1.5 * sums - 0.2)
+    rng = np.random.default_rng(0)
+    alone = rng.uniform(0.5, 2.0, (30, 3))
+    scales, fixed = fitted(alone, alone @ [0.4, 0.8, 1.2] + 0.3)
+    assert scales == pytest.approx([0.4, 0.8, 1.2], abs=0.05)
+    assert fixed == pytest.approx(0.3, abs=0.1)
+    few = alone[:2]
+    assert fitted(few, 0.8 * few.sum(1))[0] == pytest.approx([0.8] * 3, rel=0.02), "nothing speaks for other scales"
+    scales, fixed = fitted(alone, 1.5 * alone.sum(1) - 0.2)
     assert fixed == 0
-    assert scale > 1
+    assert min(scales) > 1
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -246,7 +246,6 @@ TABLE = {
     "threads": 1,
     "made": "2026-11-22",
     "step": 4,
-    "scale": 2.0,
     "fixed": 0.5,
     "layers": [
         {
@@ -268,6 +267,7 @@ TABLE = {
             "in_channels": [4, 8],
             "out_channels": [4, 8, 12],
             "cost": [[1.0, 2.0, 2.5], [2.0, 4.0, 3.0]],
+            "scale": 2.0,
         },
         {
             "kind": "linear",

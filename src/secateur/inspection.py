@@ -48,13 +48,14 @@ def _groups(space: SearchSpace) -> Table:
     table = Table(title="Channel groups: what is cut together")
     for heading in ("group", "units", "step", "made by", "read by", "a tenth saves", "left alone because"):
         table.add_column(heading, justify="right" if heading in ("units", "step", "a tenth saves") else "left")
+    steps = {site.key: str(site.step) for site in space.sites}
     for group in space.graph.groups:
         reason = space.settings.left_alone(group)
         saved = 1 - space.cost({group.key: round(0.9 * group.width)}) / space.cost.dense
         table.add_row(
             group.key,
             str(group.width),
-            "" if reason else str(space.settings.site(group).step),
+            steps.get(group.key, ""),
             _few(group.producers),
             _few(group.consumers),
             "" if reason else f"{saved:.2%}",

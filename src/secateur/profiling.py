@@ -7,7 +7,7 @@ import random
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,8 +30,11 @@ from secateur.search import SearchSpace
 
 FRACTIONS = (0.125, 0.25, 0.5, 0.75, 1.0)
 """Of a side that can be cut: where the grid has its points, rounded to the step."""
-NETWORKS = 8
+NETWORKS = 24
 """Whole networks that correct the sum of layers; the first is the dense one."""
+STEP = 8
+"""What counts of channels are multiples of, unless the job says otherwise: what the kernels of CPUs and phones work on
+at once. Another count is often slower than the next multiple."""
 Progress = Callable[[int, int], None]
 
 
@@ -53,7 +56,8 @@ def profile_job(job: Job, how: How, table: Path | None, bundle: Path | None) -> 
     if how.meter and bundle is None:
         meter_called(how.meter)
     found = materials(job)
-    space = SearchSpace(inspect(found.model, found.example), Budget(macs=1.0), job.space)
+    settings = replace(job.space, step=job.space.step or STEP)
+    space = SearchSpace(inspect(found.model, found.example), Budget(macs=1.0), settings)
     with Bars() as bars:
         if bundle is not None:
             make_bundle(found.model, found.example, space, how.runtime, bundle, partial(_show, bars, "written"))

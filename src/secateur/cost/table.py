@@ -19,8 +19,8 @@ from secateur.runtimes.sessions.grid import Grid, Shape
 class LayerTable:
     """What `secateur profile` wrote: layers one by one, and a correction by whole networks.
 
-    A network takes `scale` times the sum of its layers, and `fixed` for what is between them, in milliseconds
-    or, where a meter measured it, millijoules.
+    A network takes the sum of its layers, each by its own scale, and `fixed` for what is between them, in
+    milliseconds or, where a meter measured it, millijoules. `step` is what counts of channels were multiples of.
     """
 
     device: str
@@ -28,7 +28,6 @@ class LayerTable:
     threads: int
     made: str
     step: int
-    scale: float
     fixed: float
     layers: tuple[Grid, ...]
     metric: Literal["latency_ms", "energy_mj"] = "latency_ms"
@@ -47,7 +46,7 @@ class LayerTable:
                 f"{layer.kind} {'x'.join(map(str, layer.kernel))}, stride {layer.stride}, input "
                 f"{'x'.join(map(str, layer.in_hw))}. Profile this network: secateur profile"
             )
-        return np.asarray(self.scale * grid.at(keep_in, keep_out, self.step), dtype=np.float64)
+        return np.asarray(grid.scale * grid.at(keep_in, keep_out, self.step), dtype=np.float64)
 
     def unit_cost(self, group: ChannelGroup) -> float:
         """Norms are folded and activations fused into the layers."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from secateur.cost import CostModel, NetworkCost, costs, model_for
+from secateur.cost import CostModel, LayerTable, NetworkCost, costs, model_for
 from secateur.errors import BudgetError, TraceError
 from secateur.graph import ChannelGroup, ModelGraph, entries_of, with_entries
 from secateur.plan import Budget, Costs, Plan, Site
@@ -33,7 +33,8 @@ class SpaceSettings:
     min_keep: float = 0.1
     """No group keeps less than this fraction."""
     step: int | None = None
-    """Channels are kept in multiples of this; by default 8 on wide groups, down to 1 on 16 channels."""
+    """Channels are kept in multiples of this; by default in those of the table that tells latency or energy, or else 8
+    on wide groups, down to 1 on 16 channels."""
     streams: bool = False
     """Whether residual streams are cut too, not only the insides of blocks."""
     entries: bool = False
@@ -57,9 +58,9 @@ class SpaceSettings:
             return "a residual stream (set streams = true to cut it)"
         return ""
 
-    def site(self, group: ChannelGroup) -> Site:
-        """The site of a group, in units of channels that are cut together."""
-        step = self.step or default_step(group.width)
+    def site(self, group: ChannelGroup, measured: int | None = None) -> Site:
+        """The site of a group, in units of channels that are cut together; `measured` is a table's step."""
+        step = self.step or measured or default_step(group.width)
         step = min(step, group.width)
         least = math.ceil(max(self.min_keep * group.width, 1) / step) * step
         return Site(group.key, group.width, step, min(least, group.width))
@@ -95,7 +96,8 @@ class SearchSpace:
         groups = [group for group in graph.groups if not self.settings.left_alone(group)]
         if not groups:
             raise TraceError("every group that can be pruned is left alone; loosen `leave`, or set streams = true")
-        self.sites = tuple(self.settings.site(group) for group in groups)
+        step = next((model.step for model in prices if isinstance(model, LayerTable)), None)
+        self.sites = tuple(self.settings.site(group, step) for group in groups)
         self.cost = self._price(budget.metric)
         self.lowest, self.limit = budget.limits(self.dense)
         least = self.cost({site.key: site.least for site in self.sites})

@@ -29,6 +29,8 @@ class Grid:
     in_channels: tuple[int, ...]
     out_channels: tuple[int, ...]
     cost: tuple[tuple[float, ...], ...]
+    scale: float = 1.0
+    """What it takes within a network, over what it takes alone."""
 
     @property
     def shape(self) -> Shape:

@@ -3,7 +3,8 @@
     python -m sessions.profile BUNDLE -o table.json [--threads 1] [--meter rapl]
 
 It needs numpy and the runtime, no torch and nothing of Secateur: `secateur profile --bundle` puts this folder into the
-bundle. Layers are measured one by one; then whole networks, to which the sum of their layers is fitted.
+bundle. Layers are measured one by one; then whole networks, to which the sum of their layers is fitted: within a
+network, a layer takes over its input as the one before left it.
 """
 
 from __future__ import annotations
@@ -20,11 +21,13 @@ from typing import Any
 import numpy as np
 
 from . import median_ms, open_session, random_inputs
-from .grid import Grid
+from .grid import Floats, Grid
 from .meters import METERS, millijoules, open_meter
 
 ROUNDS, LEAST_MS = 15, 15.0
 """Passes of every layer at least, and milliseconds."""
+PULL, LEAST = 0.1, 0.1
+"""How firmly the scales are held to a common one, and the least that one is of it."""
 Progress = Callable[[int, int], None]
 
 
@@ -68,11 +71,12 @@ def profile(
         return found
 
     grids = [_grid(layer, measured) for layer in wanted["layers"]]
-    sums, whole_networks = [], []
-    for network in wanted["networks"]:
-        sums.append(sum(float(grids[number].at(*counts, step)) for number, *counts in network["layers"]))
+    alone, whole_networks = np.zeros((len(wanted["networks"]), len(grids))), []
+    for row, network in zip(alone, wanted["networks"], strict=True):
+        for number, *counts in network["layers"]:
+            row[number] += grids[number].at(*counts, step)
         whole_networks.append(measured(network["file"], network["inputs"]))
-    scale, fixed = fitted(np.array(sums), np.array(whole_networks))
+    scales, fixed = fitted(alone, np.array(whole_networks))
     return {
         "device": f"{platform.node()}, {platform.machine()} {platform.processor() or platform.system()}".strip(),
         "runtime": runtime,
@@ -81,9 +85,8 @@ def profile(
         "threads": threads,
         "made": datetime.date.today().isoformat(),
         "step": step,
-        "scale": scale,
         "fixed": fixed,
-        "layers": [asdict(grid) for grid in grids],
+        "layers": [{**asdict(grid), "scale": scale} for grid, scale in zip(grids, scales, strict=True)],
     }
 
 
@@ -97,7 +100,25 @@ def _grid(layer: Mapping[str, Any], measured: Callable[[str, list[list[int]]], f
     return Grid(**facts, cost=cost)
 
 
-def fitted(sums: Any, times: Any) -> tuple[float, float]:
+def fitted(alone: Floats, whole: Floats) -> tuple[list[float], float]:
+    """(scales [shapes], fixed) of least relative error in whole = alone @ scales + fixed, none of them negative.
+
+    `alone` [networks, shapes] is what the layers of each shape take one by one, `whole` [networks] what networks do.
+    Networks are few, so that all scales are held near a common one.
+    """
+    common, fixed = _line(alone.sum(1), whole)
+    rows, shapes = common * alone / whole[:, None], alone.shape[1]
+    wanted = np.concatenate([1 - rows.sum(1), np.zeros(shapes)])
+    for constant in (1 / whole, 0 / whole):  # without the constant, where it would be negative
+        above = np.concatenate([rows, constant[:, None]], 1)
+        below = np.concatenate([PULL * np.eye(shapes), np.zeros((shapes, 1))], 1)
+        *changes, fixed = np.linalg.lstsq(np.concatenate([above, below]), wanted, rcond=None)[0]
+        if fixed >= 0:
+            break
+    return [float(common * max(1 + change, LEAST)) for change in changes], float(fixed)
+
+
+def _line(sums: Floats, times: Floats) -> tuple[float, float]:
     """(scale, fixed) of least relative error in times = scale * sums + fixed, neither negative."""
     rows = np.stack([sums, np.ones_like(sums)], 1) / times[:, None]
     scale, fixed = np.linalg.lstsq(rows, np.ones_like(times), rcond=None)[0]
