@@ -13,8 +13,9 @@ import argparse
 import datetime
 import json
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ ROUNDS, LEAST_MS = 15, 15.0
 PULL, LEAST = 0.1, 0.1
 """How firmly the scales are held to a common one, and the least that one is of it."""
 Progress = Callable[[int, int], None]
+Measure = Callable[[Sequence[str], Sequence[Sequence[Sequence[int]]]], list[float]]
+"""Files, and the shapes of each one's inputs -> the cost of one pass of each."""
 
 
 def main() -> None:
@@ -59,23 +62,29 @@ def profile(
     whole = sum(len(row) for layer in wanted["layers"] for row in layer["files"]) + len(wanted["networks"])
     done = 0
 
-    def measured(file: str, shapes: list[list[int]]) -> float:
+    def measured(files: Sequence[str], shapes: Sequence[Sequence[Sequence[int]]]) -> list[float]:
+        """All of them taking turns, so that a busy moment of the machine falls on all alike."""
         nonlocal done
-        session, inputs = open_session(runtime, bundle / file, threads), random_inputs(shapes)
+        runs = {
+            str(number): partial(open_session(runtime, bundle / file, threads), random_inputs(each))
+            for number, (file, each) in enumerate(zip(files, shapes, strict=True))
+        }
+        sessions = {name: _alone(run) for name, run in runs.items()}
         if counter is None:
-            found = median_ms({"": session}, inputs, ROUNDS, LEAST_MS)[""]
+            found = median_ms(sessions, [], ROUNDS, LEAST_MS)
         else:
-            found = millijoules(session, inputs, counter)
-        done += 1
+            found = {name: millijoules(run, [], counter) for name, run in sessions.items()}
+        done += len(files)
         progress(done, whole)
-        return found
+        return [*found.values()]
 
     grids = [_grid(layer, measured) for layer in wanted["layers"]]
-    alone, whole_networks = np.zeros((len(wanted["networks"]), len(grids))), []
+    alone = np.zeros((len(wanted["networks"]), len(grids)))
     for row, network in zip(alone, wanted["networks"], strict=True):
         for number, *counts in network["layers"]:
             row[number] += grids[number].at(*counts, step)
-        whole_networks.append(measured(network["file"], network["inputs"]))
+    networks = wanted["networks"]
+    whole_networks = measured([each["file"] for each in networks], [each["inputs"] for each in networks])
     scales, fixed = fitted(alone, np.array(whole_networks))
     return {
         "device": f"{platform.node()}, {platform.machine()} {platform.processor() or platform.system()}".strip(),
@@ -90,14 +99,19 @@ def profile(
     }
 
 
-def _grid(layer: Mapping[str, Any], measured: Callable[[str, list[list[int]]], float]) -> Grid:
-    cost = tuple(
-        tuple(measured(file, [shape]) for file, shape in zip(files, shapes, strict=True))
-        for files, shapes in zip(layer["files"], layer["inputs"], strict=True)
-    )
+def _alone(run: Callable[[], list[Any]]) -> Callable[[Any], list[Any]]:
+    """A session that brings its own inputs."""
+    return lambda inputs: run()
+
+
+def _grid(layer: Mapping[str, Any], measured: Measure) -> Grid:
+    rows, columns = len(layer["files"]), len(layer["files"][0])
+    files = [file for row in layer["files"] for file in row]
+    shapes = [[shape] for row in layer["inputs"] for shape in row]
+    cost = np.reshape(measured(files, shapes), (rows, columns)).tolist()
     facts = {name: value for name, value in layer.items() if name not in ("files", "inputs")}
     facts = {name: tuple(value) if isinstance(value, list) else value for name, value in facts.items()}
-    return Grid(**facts, cost=cost)
+    return Grid(**facts, cost=tuple(map(tuple, cost)))
 
 
 def fitted(alone: Floats, whole: Floats) -> tuple[list[float], float]:
