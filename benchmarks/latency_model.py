@@ -68,7 +68,8 @@ def compare(name: str, runtime: str, runs: Path, plans: int) -> dict[str, Any]:
         place.write_text(json.dumps(make_table(model, example, space, How(runtime))))
     cost = NetworkCost(space.graph, latency_model(str(place)))
     drawn = np.random.default_rng(1)
-    counts = [{site.key: site.count(drawn.uniform(0.1, 1.0)) for site in space.sites} for _ in range(plans)]
+    most = drawn.uniform(0.2, 1.0, plans)
+    counts = [{site.key: site.count(drawn.uniform(0.1, top)) for site in space.sites} for top in most]
     times = runs / f"{name}_{runtime}_times.json"
     if not times.exists():
         times.write_text(json.dumps(measured(model, example, space, runtime, counts)))

@@ -155,11 +155,12 @@ def _sizes(layer: Layer, side: str, space: SearchSpace) -> Iterator[int]:
 
 
 def _plans(space: SearchSpace) -> Iterator[Mapping[str, int]]:
-    """The dense network, then random ones."""
+    """The dense network, then random ones, large and small."""
     yield {site.key: site.width for site in space.sites}
     draw = random.Random(0)
     for _ in range(NETWORKS - 1):
-        yield {site.key: site.count(draw.uniform(0.2, 1.0)) for site in space.sites}
+        most = draw.uniform(0.2, 1.0)
+        yield {site.key: site.count(draw.uniform(0.1, most)) for site in space.sites}
 
 
 def _layer(facts: Mapping[str, Any], keep_in: int, keep_out: int) -> tuple[nn.Module, Tensor]:

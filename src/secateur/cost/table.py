@@ -19,8 +19,9 @@ from secateur.runtimes.sessions.grid import Grid, Shape
 class LayerTable:
     """What `secateur profile` wrote: layers one by one, and a correction by whole networks.
 
-    A network takes the sum of its layers, each by its own scale, and `fixed` for what is between them, in
-    milliseconds or, where a meter measured it, millijoules. `step` is what counts of channels were multiples of.
+    A network takes the sum of its layers, each by its own scale, and `fixed` for what is between them (negative for
+    what layers alone do and networks do not), in milliseconds or, where a meter measured it, millijoules. `step` is
+    what counts of channels were multiples of.
     """
 
     device: str

@@ -115,30 +115,22 @@ def _grid(layer: Mapping[str, Any], measured: Measure) -> Grid:
 
 
 def fitted(alone: Floats, whole: Floats) -> tuple[list[float], float]:
-    """(scales [shapes], fixed) of least relative error in whole = alone @ scales + fixed, none of them negative.
+    """(scales [shapes], fixed) of least relative error in whole = alone @ scales + fixed.
 
     `alone` [networks, shapes] is what the layers of each shape take one by one, `whole` [networks] what networks do.
-    Networks are few, so that all scales are held near a common one.
+    `fixed` is negative where layers alone pay for what they do not within a network, such as rearranging their input.
+    Networks are few, so that all scales, which are positive, are held near a common one.
     """
-    common, fixed = _line(alone.sum(1), whole)
-    rows, shapes = common * alone / whole[:, None], alone.shape[1]
-    wanted = np.concatenate([1 - rows.sum(1), np.zeros(shapes)])
-    for constant in (1 / whole, 0 / whole):  # without the constant, where it would be negative
-        above = np.concatenate([rows, constant[:, None]], 1)
-        below = np.concatenate([PULL * np.eye(shapes), np.zeros((shapes, 1))], 1)
-        *changes, fixed = np.linalg.lstsq(np.concatenate([above, below]), wanted, rcond=None)[0]
-        if fixed >= 0:
-            break
+    sums, shapes = alone.sum(1), alone.shape[1]
+    common, fixed = np.linalg.lstsq(np.stack([sums / whole, 1 / whole], 1), np.ones_like(whole), rcond=None)[0]
+    if common <= 0:
+        common, fixed = float((sums / whole).sum() / np.square(sums / whole).sum()), 0.0
+    rows = common * alone / whole[:, None]
+    above = np.concatenate([rows, 1 / whole[:, None]], 1)
+    below = np.concatenate([PULL * np.eye(shapes), np.zeros((shapes, 1))], 1)
+    left = np.concatenate([1 - rows.sum(1), np.zeros(shapes)])
+    *changes, fixed = np.linalg.lstsq(np.concatenate([above, below]), left, rcond=None)[0]
     return [float(common * max(1 + change, LEAST)) for change in changes], float(fixed)
-
-
-def _line(sums: Floats, times: Floats) -> tuple[float, float]:
-    """(scale, fixed) of least relative error in times = scale * sums + fixed, neither negative."""
-    rows = np.stack([sums, np.ones_like(sums)], 1) / times[:, None]
-    scale, fixed = np.linalg.lstsq(rows, np.ones_like(times), rcond=None)[0]
-    if fixed < 0 or scale < 0:
-        scale, fixed = float((rows[:, 0]).sum() / np.square(rows[:, 0]).sum()), 0.0
-    return float(scale), float(fixed)
 
 
 if __name__ == "__main__":
