@@ -1,0 +1,173 @@
+"""Linear and convolution layers that keep and compute only the blocks of their weight that are not zero.
+
+For inference: training keeps the dense weight and a mask. Where the kernel cannot run (no compiler, not on the CPU)
+they multiply by the dense weight, made again when it is first needed.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from typing import Any, Self, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from secateur.sparse.matrix import Block, BlockSparse
+from secateur.sparse.native import library
+
+TYPES = (torch.float32, torch.bfloat16)
+ROUNDS = 7
+Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
+
+
+class _BlockSparseLayer(nn.Module):
+    """The weight's blocks as buffers: they are what is saved and loaded."""
+
+    start: Tensor
+    column: Tensor
+    values: Tensor
+    bias: Tensor | None
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, block: Block) -> None:
+        super().__init__()
+        if weight.dtype not in TYPES:
+            raise TypeError(f"a block-sparse layer is float32 or bfloat16, not {weight.dtype}")
+        self.shape = weight.shape
+        matrix = BlockSparse.of(weight.detach().flatten(1), block)
+        for name in ("start", "column", "values"):
+            self.register_buffer(name, getattr(matrix, name))
+        self.register_buffer("bias", None if bias is None else bias.detach().clone())
+        self._single: tuple[Tensor, BlockSparse, Tensor | None] | None = None
+        self._dense: tuple[Tensor, Tensor] | None = None
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
+        for name in ("start", "column", "values"):  # which blocks are kept comes with them
+            if prefix + name in state_dict:
+                setattr(self, name, torch.empty_like(state_dict[prefix + name], device=self.values.device))
+        self._single = self._dense = None
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+    def _matrix(self) -> BlockSparse:
+        return BlockSparse(self.start, self.column, self.values, (self.shape[0], self.shape[1:].numel()))
+
+    def dense_weight(self) -> Tensor:
+        """The weight as the dense layer has it, exactly."""
+        return self._matrix().dense().view(self.shape)
+
+    def _product(self, x: Tensor, out: Tensor) -> None:
+        """W x + bias for x [in, n] into `out` [out, n], in single precision."""
+        if self._single is None or self._single[0] is not self.values:
+            whole = self._matrix()
+            single = BlockSparse(whole.start, whole.column, whole.values.float(), whole.shape)
+            self._single = self.values, single, None if self.bias is None else self.bias.float()
+        _, matrix, bias = self._single
+        matrix.times(x, out, bias)
+
+    def _remembered(self) -> Tensor:
+        """The dense weight, made once."""
+        if self._dense is None or self._dense[0] is not self.values:
+            self._dense = self.values, self.dense_weight()
+        return self._dense[1]
+
+    def _native(self, x: Tensor) -> bool:
+        return x.device.type == "cpu" and x.dtype in TYPES and x.numel() > 0 and library() is not None
+
+
+class BlockSparseLinear(_BlockSparseLayer):
+    """x [..., in] -> [..., out], as `nn.Linear` of the same weight."""
+
+    @classmethod
+    def of(cls, layer: nn.Linear, block: Block) -> Self:
+        """From a layer whose weight has blocks of zeros."""
+        return cls(layer.weight, layer.bias, block)
+
+    def to_dense(self) -> nn.Linear:
+        """The layer with its dense weight, to be trained on."""
+        made = nn.Linear(self.shape[1], self.shape[0], bias=self.bias is not None, dtype=self.values.dtype)
+        return _filled(made, self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The layer's answer, in the input's precision."""
+        if not self._native(x):
+            return F.linear(x, self._remembered(), self.bias)
+        rows = x.reshape(-1, self.shape[1]).float()
+        out = rows.new_empty(len(rows), self.shape[0])
+        self._product(rows.t(), out.t())
+        return out.to(x.dtype).view(*x.shape[:-1], self.shape[0])
+
+    def extra_repr(self) -> str:
+        """Sizes and the share of blocks kept."""
+        return f"in_features={self.shape[1]}, out_features={self.shape[0]}, {_kept(self)}"
+
+
+class BlockSparseConv2d(_BlockSparseLayer):
+    """x [N, in, H, W] -> [N, out, H', W'], as `nn.Conv2d` of the same weight, its matrix form [out, in * kh * kw]."""
+
+    def __init__(self, layer: nn.Conv2d, block: Block) -> None:
+        if layer.groups != 1 or layer.padding_mode != "zeros" or isinstance(layer.padding, str):
+            raise ValueError("a block-sparse convolution has one group, and padding by zeros given in numbers")
+        super().__init__(layer.weight, layer.bias, block)
+        self.stride, self.padding, self.dilation = layer.stride, layer.padding, layer.dilation
+
+    @classmethod
+    def of(cls, layer: nn.Conv2d, block: Block) -> Self:
+        """From a layer whose weight has blocks of zeros."""
+        return cls(layer, block)
+
+    def to_dense(self) -> nn.Conv2d:
+        """The layer with its dense weight, to be trained on."""
+        out, inside, *kernel = self.shape
+        bias, dtype = self.bias is not None, self.values.dtype
+        form: dict[str, Any] = {"stride": self.stride, "padding": self.padding, "dilation": self.dilation}
+        return _filled(nn.Conv2d(inside, out, (kernel[0], kernel[1]), **form, bias=bias, dtype=dtype), self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The layer's answer, in the input's precision."""
+        if not self._native(x):
+            return F.conv2d(x, self._remembered(), self.bias, self.stride, self.padding, self.dilation)
+        kernel = self.shape[2:]
+        height, width = (
+            (size + 2 * pad - dilation * (taps - 1) - 1) // stride + 1
+            for size, pad, dilation, taps, stride in zip(
+                x.shape[2:], self.padding, self.dilation, kernel, self.stride, strict=True
+            )
+        )
+        pointwise = set(kernel) == set(self.stride) == {1} and not any(self.padding)
+        single = x.float()
+        columns = single.flatten(2) if pointwise else F.unfold(single, kernel, self.dilation, self.padding, self.stride)
+        out = single.new_empty(len(x), self.shape[0], height * width)
+        for one, answer in zip(columns, out, strict=True):
+            self._product(one, answer)
+        return out.to(x.dtype).view(*out.shape[:2], height, width)
+
+    def extra_repr(self) -> str:
+        """Sizes and the share of blocks kept."""
+        return f"{self.shape[1]}, {self.shape[0]}, kernel_size={tuple(self.shape[2:])}, {_kept(self)}"
+
+
+def quicker(dense: nn.Module, sparse: nn.Module, example: Tensor) -> nn.Module:
+    """Whichever of the two answers the example sooner here: a block-sparse layer that is not worth it stays dense."""
+    spent: dict[nn.Module, list[float]] = {dense: [], sparse: []}
+    with torch.inference_mode():
+        for number in range(ROUNDS + 1):
+            for layer, times in spent.items():
+                started = time.perf_counter()
+                layer(example)
+                if number:
+                    times.append(time.perf_counter() - started)
+    return min(spent, key=lambda layer: statistics.median(spent[layer]))
+
+
+def _filled(made: Layer, sparse: _BlockSparseLayer) -> Layer:
+    with torch.no_grad():
+        made.weight.copy_(sparse.dense_weight())
+        if made.bias is not None and sparse.bias is not None:
+            made.bias.copy_(sparse.bias)
+    return made
+
+
+def _kept(layer: _BlockSparseLayer) -> str:
+    blocks = (len(layer.start) - 1) * -(-layer.shape[1:].numel() // layer.values.shape[1])
+    return f"block={layer.values.shape[2]}x{layer.values.shape[1]}, kept={len(layer.values) / max(blocks, 1):.1%}"

@@ -1,0 +1,106 @@
+"""A matrix of which only some blocks are kept, and its product with a dense one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from secateur.sparse.native import library
+
+Block = tuple[int, int]
+"""Rows (outputs) and columns (inputs) of a block."""
+WORTH_SHARING = 2**20
+"""Multiplications below which one thread does them all."""
+
+
+@dataclass(frozen=True, eq=False)
+class BlockSparse:
+    """W [out, in] by its blocks that are not all zero; at the far edges blocks are filled up with zeros.
+
+    `start` [block rows + 1] counts the blocks before each block row, `column` [blocks] says where in the row each lies,
+    `values` [blocks, C, R] holds them, each column by column.
+    """
+
+    start: Tensor
+    column: Tensor
+    values: Tensor
+    shape: tuple[int, int]
+
+    @classmethod
+    def of(cls, weight: Tensor, block: Block) -> BlockSparse:
+        """The blocks of a dense matrix [out, in] that hold anything but zeros."""
+        blocks = tiled(weight, block)
+        kept = blocks.ne(0).flatten(2).any(2)
+        start = torch.cat([kept.new_zeros(1, dtype=torch.int32), kept.sum(1).cumsum(0).int()])
+        column = kept.nonzero()[:, 1].int()
+        return cls(start, column, blocks[kept].transpose(1, 2).contiguous(), (weight.shape[0], weight.shape[1]))
+
+    @property
+    def block(self) -> Block:
+        """Rows and columns of a block."""
+        return self.values.shape[2], self.values.shape[1]
+
+    def dense(self) -> Tensor:
+        """The matrix [out, in], exactly as it was."""
+        (rows, columns), (high, wide) = self.shape, self.block
+        down, across = len(self.start) - 1, -(-columns // wide)
+        blocks = self.values.new_zeros(down, across, high, wide)
+        row = torch.repeat_interleave(torch.arange(down, device=self.start.device), self.start.diff().long())
+        blocks[row, self.column.long()] = self.values.transpose(1, 2)
+        return blocks.transpose(1, 2).reshape(down * high, across * wide)[:rows, :columns].contiguous()
+
+    def times(self, x: Tensor, out: Tensor, bias: Tensor | None = None) -> None:
+        """Write W x + bias into `out` [out, n], for x [in, n]; both float32 on the CPU and laid out in any way.
+
+        Raises RuntimeError without a compiled kernel (`native.library`), MemoryError without memory.
+        """
+        found = library()
+        if found is None:
+            raise RuntimeError("the block-sparse kernel is not compiled on this machine")
+        high, wide = self.block
+
+        def rows(first: int, last: int) -> None:
+            failed = found.secateur_block_sparse(
+                *(tensor.data_ptr() for tensor in (self.start, self.column, self.values)),
+                None if bias is None else bias.data_ptr(),
+                *(high, wide, first, last, *self.shape, x.shape[1]),
+                *(x.data_ptr(), *x.stride(), out.data_ptr(), *out.stride(), 0),
+            )
+            if failed:
+                raise MemoryError("no memory for a panel of inputs")
+
+        _shared(rows, len(self.start) - 1, self.values.numel() * x.shape[1])
+
+
+def tiled(weight: Tensor, block: Block) -> Tensor:
+    """A matrix [out, in] as blocks [block rows, blocks in a row, R, C], filled up with zeros."""
+    (rows, columns), (high, wide) = weight.shape, block
+    filled: Tensor = torch.nn.functional.pad(weight, (0, -columns % wide, 0, -rows % high))
+    return filled.view(-1, high, filled.shape[1] // wide, wide).transpose(1, 2)
+
+
+def block_sparsity(weight: Tensor, block: Block) -> float:
+    """BSF of a matrix [out, in]: elements that lie in whole blocks of zeros, over all elements."""
+    gone = tiled(weight.ne(0).float(), block).flatten(2).sum(2).eq(0).float()
+    inside = tiled(torch.ones_like(weight, dtype=torch.float32), block).flatten(2).sum(2)
+    return float((gone * inside).sum() / weight.numel())
+
+
+def _shared(rows: Callable[[int, int], None], count: int, work: int) -> None:
+    """Do all block rows, on as many threads as torch has."""
+    threads = min(torch.get_num_threads(), count)
+    if threads <= 1 or work < WORTH_SHARING:
+        rows(0, count)
+        return
+    ends = [count * number // threads for number in range(threads + 1)]
+    list(_pool(threads).map(rows, ends[:-1], ends[1:]))
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads)

@@ -1,0 +1,213 @@
+"""Block-sparse matrices and layers answer as dense ones of the same weight, whatever the blocks and sizes."""
+
+import ctypes
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load, save
+from torch import nn
+
+from secateur.sparse import (
+    BlockSparse,
+    BlockSparseConv2d,
+    BlockSparseLinear,
+    block_sparsity,
+    lanes,
+    layers,
+    library,
+    native,
+    quicker,
+)
+
+SIDES = st.integers(1, 40)
+BLOCKS = st.sampled_from([(1, 1), (1, 4), (2, 3), (4, 4), (8, 1), (8, 8), (16, 16), (16, 4), (32, 32), (5, 7)])
+
+
+def sparse_weight(rows: int, columns: int, block: tuple[int, int], kept: float, seed: int) -> torch.Tensor:
+    """A matrix of which about a share `kept` of the blocks is not zero."""
+    rng = np.random.default_rng(seed)
+    high, wide = -(-rows // block[0]), -(-columns // block[1])
+    mask = np.kron(rng.random((high, wide)) < kept, np.ones(block))[:rows, :columns]
+    return torch.from_numpy((rng.standard_normal((rows, columns)) * mask).astype(np.float32))
+
+
+def test_the_kernel_is_there() -> None:
+    """CI has a compiler: without this, all below would compare dense with dense."""
+    assert library() is not None
+    assert lanes() in (4, 8, 16)
+
+
+@settings(deadline=None, max_examples=150)
+@given(rows=SIDES, columns=SIDES, n=st.integers(1, 130), block=BLOCKS, kept=st.floats(0, 1), seed=st.integers(0, 99))
+def test_a_product_is_that_of_the_dense_matrix(
+    rows: int, columns: int, n: int, block: tuple[int, int], kept: float, seed: int
+) -> None:
+    weight = sparse_weight(rows, columns, block, kept, seed)
+    matrix = BlockSparse.of(weight, block)
+    assert torch.equal(matrix.dense(), weight)
+    x, bias = torch.randn(columns, n), torch.randn(rows)
+    wanted = weight.double() @ x.double() + bias.double()[:, None]
+    for given_, out in (
+        (x, torch.full((rows, n), torch.nan)),
+        (x.t().contiguous().t(), torch.full((n, rows), torch.nan).t()),
+    ):
+        matrix.times(given_, out, bias)
+        torch.testing.assert_close(out.double(), wanted, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("width", [4, 8, 16])
+def test_every_width_of_vectors_gives_the_same(width: int) -> None:
+    """What this processor does not have falls back on what it has."""
+    weight = sparse_weight(64, 48, (16, 16), 0.5, 1)
+    matrix, x, out = BlockSparse.of(weight, (16, 16)), torch.randn(48, 100), torch.empty(64, 100)
+    found = library()
+    pointers = (matrix.start, matrix.column, matrix.values)
+    assert not found.secateur_block_sparse(
+        *(tensor.data_ptr() for tensor in pointers), None, 16, 16, 0, 4, 64, 48, 100,
+        x.data_ptr(), *x.stride(), out.data_ptr(), *out.stride(), width,
+    )  # fmt: skip
+    torch.testing.assert_close(out, weight @ x, rtol=1e-5, atol=1e-4)
+
+
+@given(rows=SIDES, columns=SIDES, block=BLOCKS, kept=st.floats(0, 1), seed=st.integers(0, 99))
+@settings(deadline=None)
+def test_block_sparsity_is_what_counting_finds(
+    rows: int, columns: int, block: tuple[int, int], kept: float, seed: int
+) -> None:
+    weight = sparse_weight(rows, columns, block, kept, seed)
+    gone = 0
+    for i in range(0, rows, block[0]):
+        for j in range(0, columns, block[1]):
+            piece = weight[i : i + block[0], j : j + block[1]]
+            gone += piece.numel() * bool((piece == 0).all())
+    assert block_sparsity(weight, block) == pytest.approx(gone / weight.numel())
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    out=SIDES,
+    inside=st.integers(1, 12),
+    kernel=st.sampled_from([(1, 1), (3, 3), (1, 3), (2, 2)]),
+    stride=st.sampled_from([1, 2, (2, 1)]),
+    padding=st.sampled_from([0, 1, (1, 0)]),
+    dilation=st.sampled_from([1, 2]),
+    shape=st.tuples(st.integers(1, 3), st.integers(5, 11), st.integers(5, 11)),
+    bias=st.booleans(),
+)
+def test_a_convolution_answers_as_the_dense_one(
+    out: int, inside: int, kernel: Any, stride: Any, padding: Any, dilation: int, shape: tuple[int, ...], bias: bool
+) -> None:
+    dense = nn.Conv2d(inside, out, kernel, stride, padding, dilation, bias=bias)
+    with torch.no_grad():
+        matrix = sparse_weight(out, dense.weight[0].numel(), (4, 4), 0.5, out)
+        dense.weight.copy_(matrix.view_as(dense.weight))
+    sparse = BlockSparseConv2d.of(dense, (4, 4))
+    x = torch.randn(shape[0], inside, *shape[1:])
+    with torch.no_grad():
+        torch.testing.assert_close(sparse(x), dense(x), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(sparse(x.to(memory_format=torch.channels_last)), dense(x), rtol=1e-4, atol=1e-4)
+    back = sparse.to_dense()
+    assert torch.equal(back.weight, dense.weight)
+    assert str(back) == str(dense)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(48,), (1, 48), (5, 48), (2, 7, 48), (0, 48)])
+def test_a_linear_layer_answers_as_the_dense_one(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    dense = nn.Linear(48, 33)
+    with torch.no_grad():
+        dense.weight.copy_(sparse_weight(33, 48, (16, 16), 0.4, 0))
+    dense = dense.to(dtype)
+    sparse = BlockSparseLinear.of(dense, (16, 16))
+    assert sparse.values.dtype == dtype
+    x = torch.randn(shape, dtype=dtype)
+    with torch.no_grad():
+        answer = sparse(x)
+        torch.testing.assert_close(answer, dense(x), rtol=2e-2 if dtype == torch.bfloat16 else 1e-4, atol=1e-2)
+    assert answer.dtype == dtype
+    assert torch.equal(sparse.to_dense().weight, dense.weight)
+
+
+def test_threads_share_a_layer() -> None:
+    dense = nn.Linear(512, 512)
+    with torch.no_grad():
+        dense.weight.copy_(sparse_weight(512, 512, (16, 16), 0.5, 3))
+    sparse, x = BlockSparseLinear.of(dense, (16, 16)), torch.randn(64, 512)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        with torch.no_grad():
+            torch.testing.assert_close(sparse(x), dense(x), rtol=1e-4, atol=1e-4)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_only_blocks_are_saved_and_what_is_loaded_is_the_same() -> None:
+    dense = nn.Linear(256, 256)
+    with torch.no_grad():
+        dense.weight.copy_(sparse_weight(256, 256, (16, 16), 0.1, 0))
+    sparse = BlockSparseLinear.of(dense, (16, 16))
+    raw = save(sparse.state_dict())
+    assert len(raw) < 0.25 * dense.weight.nbytes
+    other = BlockSparseLinear.of(nn.Linear(256, 256), (16, 16))
+    other.load_state_dict(load(raw))
+    x = torch.randn(3, 256)
+    assert torch.equal(other(x), sparse(x))
+
+
+def test_weights_that_are_loaded_are_used_at_once() -> None:
+    dense = nn.Linear(32, 32)
+    sparse, x = BlockSparseLinear.of(dense, (8, 8)), torch.randn(5, 32)
+    before = sparse(x)
+    sparse.load_state_dict({**sparse.state_dict(), "values": 2 * sparse.values, "bias": 2 * sparse.bias})
+    torch.testing.assert_close(sparse(x), 2 * before)
+
+
+def test_without_a_compiler_layers_stay_dense(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("CC", "/nowhere/cc")
+    assert native.library.__wrapped__() is None
+    monkeypatch.setattr(layers, "library", lambda: None)
+    dense = nn.Linear(32, 16)
+    x = torch.randn(4, 32)
+    assert torch.equal(BlockSparseLinear.of(dense, (8, 8))(x), dense(x))
+    convolution = nn.Conv2d(3, 8, 3, padding=1)
+    image = torch.randn(2, 3, 6, 6)
+    assert torch.equal(BlockSparseConv2d.of(convolution, (8, 8))(image), convolution(image))
+
+
+def test_the_kernel_is_compiled_once(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert isinstance(native.library.__wrapped__(), ctypes.CDLL)
+    monkeypatch.setenv("CC", "/nowhere/cc")
+    assert isinstance(native.library.__wrapped__(), ctypes.CDLL)
+
+
+def test_the_quicker_of_two_is_taken() -> None:
+    passes = {"slow": 0, "quick": 0}
+
+    class Slow(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            passes["slow"] += 1
+            return torch.stack([x @ x for _ in range(200)]).sum(0)
+
+    class Quick(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            passes["quick"] += 1
+            return x
+
+    quick = Quick()
+    assert quicker(Slow(), quick, torch.randn(64, 64)) is quick
+    assert passes["slow"] == passes["quick"]
+
+
+@pytest.mark.parametrize("layer", [nn.Conv2d(4, 4, 3, groups=2), nn.Conv2d(4, 4, 3, padding="same")])
+def test_what_cannot_be_is_refused(layer: nn.Conv2d) -> None:
+    with pytest.raises(ValueError, match="block-sparse convolution"):
+        BlockSparseConv2d.of(layer, (4, 4))
+    with pytest.raises(TypeError, match="float64"):
+        BlockSparseLinear.of(nn.Linear(4, 4).double(), (2, 2))
