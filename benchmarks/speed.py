@@ -27,6 +27,7 @@ import secateur as sc
 from secateur.profiling import STEP, How, make_table
 from secateur.search import SearchSpace
 
+NETWORKS = ("resnet56", "mobilenet_v1")
 RUNTIME = "onnxruntime"
 """The runtime that is searched for."""
 SPACES = {"resnet56": sc.SpaceSettings(streams=True), "resnet20": sc.SpaceSettings(streams=True)}
@@ -38,28 +39,29 @@ def main() -> None:
     """Do what is missing, print the tables, write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a small form of some minutes; writes no result")
-    parser.add_argument("--network", choices=("resnet56", "mobilenet_v1"), help="only this one; writes no result")
+    parser.add_argument("--network", choices=NETWORKS, action="append", help="run only this one (may be repeated)")
     options = parser.parse_args()
     torch.set_num_threads(1)
     quick = options.quick
-    names = ["resnet20"] if quick else [options.network] if options.network else ["resnet56", "mobilenet_v1"]
-    found = [kept(Speed(name, quick)) for name in names]
+    names = ["resnet20"] if quick else options.network or NETWORKS
+    for name in names:
+        kept(Speed(name, quick))
+    found = [kept(part) for name in ({*names} if quick else NETWORKS) if (part := Speed(name, quick)).place.exists()]
     record.show("no fine-tuning, test top-1", [line for each in found for line in lines(each)])
     record.show(
         "dense / pruned, one thread", [{"network": x["network"], **row} for x in found for row in x["runtimes"]]
     )
-    if not quick and not options.network:
+    if not quick:
         figures = {key: value for each in found for key, value in figures_of(each).items()}
         print(f"written to {record.write('speed', figures, found).relative_to(record.HERE.parent)}")
 
 
 def kept(speed: Speed) -> dict[str, Any]:
     """What a network's part found, from its file if it is there."""
-    place = speed.runs / f"{speed.name}.json"
-    if not place.exists():
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text(json.dumps(speed.found(), indent=1))
-    return dict(json.loads(place.read_text()))
+    if not speed.place.exists():
+        speed.runs.mkdir(parents=True, exist_ok=True)
+        speed.place.write_text(json.dumps(speed.found(), indent=1))
+    return dict(json.loads(speed.place.read_text()))
 
 
 def lines(found: dict[str, Any]) -> list[dict[str, Any]]:
@@ -91,6 +93,11 @@ class Speed:
     def runs(self) -> Path:
         """Where it keeps what is done."""
         return record.HERE / "runs" / ("speed_quick" if self.quick else "speed")
+
+    @property
+    def place(self) -> Path:
+        """Where its result is, once it is done."""
+        return self.runs / f"{self.name}.json"
 
     @cached_property
     def materials(self) -> Any:
