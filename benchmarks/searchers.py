@@ -35,13 +35,13 @@ def main() -> None:
     wanted = ["resnet20"] if options.quick else options.network or [*SETTINGS]
     for network in wanted:
         run_all(searches(network, 1 if options.quick else min(options.seeds, SEEDS[network]), options.quick))
-    found = {network: runs(network, options.quick) for network in (wanted if options.quick else SETTINGS)}
-    found = {network: by_searcher for network, by_searcher in found.items() if DEFAULT in by_searcher}
+    done = {network: runs(network, options.quick) for network in (wanted if options.quick else SETTINGS)}
+    found = {network: by_searcher for network, by_searcher in done.items() if DEFAULT in by_searcher}
     rows = [row for network, by_searcher in found.items() for row in summary(network, by_searcher)]
     record.show("no fine-tuning, 50 % MACs; mean and standard deviation over seeds", rows)
     if not options.quick:
         figures = {key: value for network, runs in found.items() for key, value in figures_of(network, runs).items()}
-        every = [run for by_searcher in found.values() for runs in by_searcher.values() for run in runs]
+        every = [run for by_searcher in done.values() for runs in by_searcher.values() for run in runs]
         place = record.write("searchers", figures, every)
         curves(found, place.with_suffix(".svg"))
         print(f"written to {place.relative_to(record.HERE.parent)}")
