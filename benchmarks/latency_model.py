@@ -31,6 +31,8 @@ from secateur.search import SearchSpace, SpaceSettings
 NETWORKS = {"resnet56": (10, 32), "mobilenet_v1": (1001, 224)}
 RUNTIMES = ("onnxruntime", "ncnn")
 PLANS = 20
+REPEATS = 7
+"""Comparisons of a plan with the dense network, of which the median is taken: machines change their pace."""
 
 
 def main() -> None:
@@ -101,9 +103,10 @@ def measured(
             kept = {key: np.arange(count) for key, count in counts.items()}
             chosen.convert(fold_norms(cutter.cut(kept), space.graph), (example,), place)
             pair = {"dense": open_session(runtime, dense), "plan": open_session(runtime, place)}
-            times = median_ms(pair, random_inputs([list(example.shape)]), rounds=50, least_ms=200)
-            found.append(times["plan"] / times["dense"])
-            print(f"{runtime} plan {number}: {times['plan']:.2f} of {times['dense']:.2f} ms", flush=True)
+            inputs = random_inputs([list(example.shape)])
+            times = [median_ms(pair, inputs, rounds=10, least_ms=50) for _ in range(REPEATS)]
+            found.append(float(np.median([each["plan"] / each["dense"] for each in times])))
+            print(f"{runtime} plan {number}: {found[-1]:.3f} of {times[-1]['dense']:.2f} ms", flush=True)
     return found
 
 
