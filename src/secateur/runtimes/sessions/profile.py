@@ -14,24 +14,21 @@ import datetime
 import json
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
-from functools import partial
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from . import median_ms, open_session, random_inputs
+from . import Array, Session, median_ms, open_session, random_inputs
 from .grid import Floats, Grid
-from .meters import METERS, millijoules, open_meter
+from .meters import METERS, Meter, millijoules, open_meter
 
 ROUNDS, LEAST_MS = 15, 15.0
 """Passes of every layer at least, and milliseconds."""
 PULL, LEAST = 0.1, 0.1
 """How firmly the scales are held to a common one, and the least that one is of it."""
 Progress = Callable[[int, int], None]
-Measure = Callable[[Sequence[str], Sequence[Sequence[Sequence[int]]]], list[float]]
-"""Files, and the shapes of each one's inputs -> the cost of one pass of each."""
 
 
 def main() -> None:
@@ -56,39 +53,20 @@ def profile(
     bundle: Path, threads: int = 1, progress: Progress = lambda done, all_: None, meter: str | None = None
 ) -> dict[str, Any]:
     """The latency table of this device, as plain JSON; with a meter, its energy table. Raises OSError without one."""
-    counter = None if meter is None else open_meter(meter)
     wanted = json.loads((bundle / "bundle.json").read_text())
-    runtime, step = wanted["runtime"], wanted["step"]
-    whole = sum(len(row) for layer in wanted["layers"] for row in layer["files"]) + len(wanted["networks"])
-    done = 0
-
-    def measured(files: Sequence[str], shapes: Sequence[Sequence[Sequence[int]]]) -> list[float]:
-        """All of them taking turns, so that a busy moment of the machine falls on all alike."""
-        nonlocal done
-        runs = {
-            str(number): partial(open_session(runtime, bundle / file, threads), random_inputs(each))
-            for number, (file, each) in enumerate(zip(files, shapes, strict=True))
-        }
-        sessions = {name: _alone(run) for name, run in runs.items()}
-        if counter is None:
-            found = median_ms(sessions, [], ROUNDS, LEAST_MS)
-        else:
-            found = {name: millijoules(run, [], counter) for name, run in sessions.items()}
-        done += len(files)
-        progress(done, whole)
-        return [*found.values()]
-
-    grids = [_grid(layer, measured) for layer in wanted["layers"]]
-    alone = np.zeros((len(wanted["networks"]), len(grids)))
-    for row, network in zip(alone, wanted["networks"], strict=True):
+    layers, networks, step = wanted["layers"], wanted["networks"], wanted["step"]
+    whole = sum(len(row) for layer in layers for row in layer["files"]) + len(networks)
+    bench = Bench(bundle, wanted["runtime"], threads, None if meter is None else open_meter(meter), whole, progress)
+    grids = [_grid(layer, bench) for layer in layers]
+    alone = np.zeros((len(networks), len(grids)))
+    for row, network in zip(alone, networks, strict=True):
         for number, *counts in network["layers"]:
             row[number] += grids[number].at(*counts, step)
-    networks = wanted["networks"]
-    whole_networks = measured([each["file"] for each in networks], [each["inputs"] for each in networks])
-    scales, fixed = fitted(alone, np.array(whole_networks))
+    taken = bench.measure([each["file"] for each in networks], [each["inputs"] for each in networks])
+    scales, fixed = fitted(alone, np.array(taken))
     return {
         "device": f"{platform.node()}, {platform.machine()} {platform.processor() or platform.system()}".strip(),
-        "runtime": runtime,
+        "runtime": bench.runtime,
         "metric": "latency_ms" if meter is None else "energy_mj",
         "meter": meter or "clock",
         "threads": threads,
@@ -99,16 +77,46 @@ def profile(
     }
 
 
-def _alone(run: Callable[[], list[Any]]) -> Callable[[Any], list[Any]]:
+@dataclass
+class Bench:
+    """Measures files of a bundle, and says how far it is."""
+
+    folder: Path
+    runtime: str
+    threads: int
+    meter: Meter | None
+    whole: int
+    progress: Progress
+    done: int = 0
+
+    def measure(self, files: Sequence[str], shapes: Sequence[Sequence[Sequence[int]]]) -> list[float]:
+        """The cost of one pass of each file, whose inputs are of these shapes.
+
+        They take turns, so that a busy moment of the machine falls on all alike.
+        """
+        sessions = {
+            str(number): _alone(open_session(self.runtime, self.folder / file, self.threads), random_inputs(each))
+            for number, (file, each) in enumerate(zip(files, shapes, strict=True))
+        }
+        if self.meter is None:
+            found = median_ms(sessions, [], ROUNDS, LEAST_MS)
+        else:
+            found = {name: millijoules(run, [], self.meter) for name, run in sessions.items()}
+        self.done += len(files)
+        self.progress(self.done, self.whole)
+        return [*found.values()]
+
+
+def _alone(session: Session, own: Sequence[Array]) -> Session:
     """A session that brings its own inputs."""
-    return lambda inputs: run()
+    return lambda inputs: session(own)
 
 
-def _grid(layer: Mapping[str, Any], measured: Measure) -> Grid:
+def _grid(layer: Mapping[str, Any], bench: Bench) -> Grid:
     rows, columns = len(layer["files"]), len(layer["files"][0])
     files = [file for row in layer["files"] for file in row]
     shapes = [[shape] for row in layer["inputs"] for shape in row]
-    cost = np.reshape(measured(files, shapes), (rows, columns)).tolist()
+    cost = np.reshape(bench.measure(files, shapes), (rows, columns)).tolist()
     facts = {name: value for name, value in layer.items() if name not in ("files", "inputs")}
     facts = {name: tuple(value) if isinstance(value, list) else value for name, value in facts.items()}
     return Grid(**facts, cost=tuple(map(tuple, cost)))
@@ -119,16 +127,20 @@ def fitted(alone: Floats, whole: Floats) -> tuple[list[float], float]:
 
     `alone` [networks, shapes] is what the layers of each shape take one by one, `whole` [networks] what networks do.
     `fixed` is negative where layers alone pay for what they do not within a network, such as rearranging their input.
-    Networks are few, so that all scales, which are positive, are held near a common one.
+    Networks are few, so that all scales, which are positive, are held near a common one. The first network counts as
+    much as all others: it is the dense one, and of every other what matters is the fraction that it takes of that.
     """
-    sums, shapes = alone.sum(1), alone.shape[1]
-    common, fixed = np.linalg.lstsq(np.stack([sums / whole, 1 / whole], 1), np.ones_like(whole), rcond=None)[0]
+    sums, shapes, weight = alone.sum(1), alone.shape[1], np.ones(len(whole))
+    weight[0] = np.sqrt(len(whole))
+    relative = (weight / whole)[:, None]
+    line = np.stack([sums, np.ones_like(sums)], 1)
+    common, fixed = np.linalg.lstsq(relative * line, weight, rcond=None)[0]
     if common <= 0:
         common, fixed = float((sums / whole).sum() / np.square(sums / whole).sum()), 0.0
-    rows = common * alone / whole[:, None]
-    above = np.concatenate([rows, 1 / whole[:, None]], 1)
+    rows = relative * common * alone
+    above = np.concatenate([rows, relative], 1)
     below = np.concatenate([PULL * np.eye(shapes), np.zeros((shapes, 1))], 1)
-    left = np.concatenate([1 - rows.sum(1), np.zeros(shapes)])
+    left = np.concatenate([weight - rows.sum(1), np.zeros(shapes)])
     *changes, fixed = np.linalg.lstsq(np.concatenate([above, below]), left, rcond=None)[0]
     return [float(common * max(1 + change, LEAST)) for change in changes], float(fixed)
 
