@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import record
+import shared_assets
 import torch
 
 import secateur as sc
@@ -28,7 +29,7 @@ from secateur.runtimes import runtime_called
 from secateur.runtimes.sessions import median_ms, open_session, random_inputs
 from secateur.search import SearchSpace, SpaceSettings
 
-NETWORKS = {"resnet56": (10, 32), "mobilenet_v1": (1001, 224)}
+NETWORKS = ("resnet56", "mobilenet_v1")
 RUNTIMES = ("onnxruntime", "ncnn")
 PLANS = 20
 REPEATS = 7
@@ -62,8 +63,9 @@ def shown(row: dict[str, Any]) -> dict[str, Any]:
 def compare(name: str, runtime: str, runs: Path, plans: int) -> dict[str, Any]:
     """Both for every plan of one network on one runtime."""
     runs.mkdir(parents=True, exist_ok=True)
-    classes, pixels = NETWORKS.get(name, (10, 32))
-    model, example = zoo.build(name, classes).eval(), torch.zeros(1, 3, pixels, pixels)
+    pixels = 224 if name == "mobilenet_v1" else 32
+    model = shared_assets.mobilenet_v1() if name == "mobilenet_v1" else zoo.build(name, 10).eval()
+    example = torch.zeros(1, 3, pixels, pixels)
     space = SearchSpace(sc.inspect(model, example), sc.Budget(macs=1.0), SpaceSettings(step=STEP))
     place = runs / f"{name}_{runtime}.json"
     if not place.exists():
