@@ -46,8 +46,8 @@ def median_ms(
     """Median milliseconds of one pass of each session.
 
     The sessions take turns, so that a busy moment of the machine falls on all of them: compare the figures with each
-    other, not with another run's. Goes on for `rounds`, and until `least_ms` have been spent on each. Before every timed
-    pass of a session there may be `untimed` ones: where many take turns, each would find the caches full of others.
+    other, not with another run's. Goes on for `rounds`, and until `least_ms` have been spent on each. Before every
+    timed pass there may be `untimed` ones: where many sessions take turns, each finds the caches full of others.
     """
     times: dict[str, list[float]] = {name: [] for name in sessions}
     for number in range(WARM_UP + 100 * rounds):
