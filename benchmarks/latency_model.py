@@ -40,10 +40,14 @@ def main() -> None:
     """Measure what is missing, print the table, write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a small form of about a minute; writes no result")
-    quick = parser.parse_args().quick
+    parser.add_argument("--done", action="store_true", help="measure nothing: write what is done so far")
+    options = parser.parse_args()
+    quick = options.quick
     torch.set_num_threads(1)
     runs = record.HERE / "runs" / ("latency_model_quick" if quick else "latency_model")
     cases = [("resnet20", "ncnn")] if quick else [(name, runtime) for name in NETWORKS for runtime in RUNTIMES]
+    if options.done:
+        cases = [(name, runtime) for name, runtime in cases if (runs / f"{name}_{runtime}_times.json").exists()]
     rows = [compare(name, runtime, runs, 4 if quick else PLANS) for name, runtime in cases]
     record.show("predicted against measured, as fractions of the dense network's time", [shown(row) for row in rows])
     if not quick:
