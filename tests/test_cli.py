@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from jobs import digits_job
 from safetensors.torch import load_file
 
 import secateur as sc
@@ -19,17 +20,7 @@ from secateur.cli import main
 from secateur.graph import count_costs
 from secateur.runtimes.sessions import open_session
 
-JOB = """
-trials = 6
-folder = "{folder}"
-[model]
-name = "resnet20"
-weights = "dense.safetensors"
-options = {{ width = 8 }}
-[data]
-source = "digits"
-reward = 100
-calibration = 100
+TABLES = """
 [budget]
 macs = 0.4
 [searcher]
@@ -48,11 +39,7 @@ rivals = ["uniform", "random"]
 
 @pytest.fixture
 def job(tmp_path: Path) -> Path:
-    torch.manual_seed(0)
-    sc.save(zoo.build("resnet20", 10, 1, width=8), tmp_path / "dense.safetensors")
-    place = tmp_path / "job.toml"
-    place.write_text(JOB.format(folder=tmp_path / "run"))
-    return place
+    return digits_job(tmp_path, "trials = 6", TABLES, "resnet20")
 
 
 def test_compress_leaves_a_small_network_and_a_report(job, capsys):
@@ -116,7 +103,7 @@ def test_killed_anywhere_it_ends_in_the_same_plan(job, tmp_path):
         ("trials = 6", "trials = 6\nnonsense = 1", "nonsense"),
         ("dense.safetensors", "missing.safetensors", "there is no file"),
         ('source = "digits"', 'source = "nowhere"', "nowhere"),
-        ("width = 8", "width = 4", "does not fit"),
+        ("width = 8", "width = 4", "cannot be cut from"),
         ("reward = 100", "reward = 100000", "ask for fewer"),
         ("[prune]", '[space]\nleave = ["*"]\n[prune]', "left alone"),
     ],
@@ -200,3 +187,47 @@ def test_a_runtime_nobody_knows_is_refused_before_the_search(job, capsys):
     assert main(["measure", str(job), "--runtime", "tensorrt"]) == 2
     assert "choose one of" in capsys.readouterr().err
     assert not (job.parent / "run" / "searched").exists()
+
+
+def test_a_job_that_thins_weights_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tables = """
+[budget]
+macs = 0.3
+[space]
+leave = ["*"]
+[space.sparsity]
+"layer3.*" = "4x4"
+"*" = "element"
+[finetune]
+epochs = 1
+[report]
+rivals = ["uniform"]
+"""
+    job = digits_job(tmp_path, "trials = 4", tables, "resnet20")
+    assert main(["inspect", str(job)]) == 0
+    assert "may be sparse" in capsys.readouterr().out
+    assert main(["compress", str(job)]) == 0
+    assert "BSF" in capsys.readouterr().out
+    run = tmp_path / "run"
+    report = json.loads((run / "report.json").read_text())
+    assert all(row["costs"]["block_sparsity"] > 0 for row in report["rows"][1:])
+    small = sc.load(run / "small.safetensors", zoo.build("resnet20", 10, 1, width=8))
+    assert count_costs(small, torch.zeros(1, 1, 8, 8)).macs <= report["rows"][-1]["costs"]["macs"]
+    assert (run / "small.safetensors").stat().st_size < 0.6 * (run / "dense.safetensors").stat().st_size
+    assert main(["export", str(run), "--runtime", "onnxruntime"]) == 0
+    assert "it is dense" in capsys.readouterr().out
+    job.write_text(job.read_text().replace('"*" = "element"', '"layer9.*" = "element"').replace("run", "other"))
+    assert main(["search", str(job)]) == 2
+    assert "no layer of that name can be sparse" in capsys.readouterr().err
+
+
+def test_what_is_pruned_can_be_pruned_further(job: Path) -> None:
+    run, example = job.parent / "run", torch.zeros(1, 1, 8, 8)
+    job.write_text(job.read_text().replace('rivals = ["uniform", "random"]', "rivals = []"))
+    assert main(["compress", str(job)]) == 0
+    text = job.read_text().replace("dense.safetensors", str(run / "small.safetensors"))
+    job.write_text(text.replace(f'"{run}"', f'"{job.parent / "further"}"').replace("macs = 0.4", "macs = 0.5"))
+    assert main(["compress", str(job)]) == 0
+    dense = zoo.build("resnet20", 10, 1, width=8)
+    first, second = (sc.load(folder / "small.safetensors", dense) for folder in (run, job.parent / "further"))
+    assert count_costs(second, example).macs <= 0.5 * count_costs(first, example).macs

@@ -1,6 +1,9 @@
 """Fine-tuning restores, resumes to the same weights, and checkpoints never unpickle."""
 
+import os
 import pickle
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -155,16 +158,20 @@ class Stop(Exception):
     """Stands for a kill between epochs."""
 
 
-def test_killed_training_resumes_to_the_same_weights(tmp_path):
-    whole, torn = small_network(), small_network()
-    sc.finetune(whole, batches(), settings=SETTINGS)
-
+def killed_after_two_epochs(network, settings, place):
     def stop(epoch):
         if epoch.number == 1:
             raise Stop
 
     with pytest.raises(Stop):
-        sc.finetune(torn, batches(), settings=SETTINGS, checkpoint=tmp_path / "t.pt", on_epoch=stop)
+        sc.finetune(network, batches(), settings=settings, checkpoint=place, on_epoch=stop)
+
+
+def test_killed_training_resumes_to_the_same_weights(tmp_path):
+    whole, torn = small_network(), small_network()
+    sc.finetune(whole, batches(), settings=SETTINGS)
+
+    killed_after_two_epochs(torn, SETTINGS, tmp_path / "t.pt")
     fresh = small_network(seed=9)
     history = sc.finetune(fresh, batches(), settings=SETTINGS, checkpoint=tmp_path / "t.pt")
     assert [epoch.number for epoch in history] == [0, 1, 2, 3]
@@ -190,3 +197,114 @@ def test_bad_training_input_is_one_clear_error():
         sc.FineTune(distil=2.0)
     with pytest.raises(sc.DataError, match="lower lr"):
         sc.finetune(small_network(), batches(), settings=replace(SETTINGS, lr=1e30, clip=1e30))
+
+
+# ---- what else a training may do -------------------------------------------------------------------------------------
+
+
+def test_an_average_of_the_weights_is_delivered_and_resumed(tmp_path):
+    settings = replace(SETTINGS, averaging=0.9)
+    plain, whole, torn = small_network(), small_network(), small_network()
+    sc.finetune(plain, batches(), settings=SETTINGS)
+    scores = []
+    sc.finetune(whole, batches(), settings=settings, evaluate=lambda network: scores.append(network) or 0.0)
+    assert all(network is not whole for network in scores), "what is scored is the average"
+    assert not torch.equal(whole.linear.weight, plain.linear.weight)
+    distance = (whole.linear.weight - plain.linear.weight).norm() / plain.linear.weight.norm()
+    assert 0 < distance < 0.5
+
+    killed_after_two_epochs(torn, settings, tmp_path / "t.pt")
+    fresh = small_network(seed=9)
+    sc.finetune(fresh, batches(), settings=settings, checkpoint=tmp_path / "t.pt")
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, fresh.state_dict()[name]), name
+
+
+def test_features_bring_the_student_to_see_as_the_teacher_does():
+    def network(seed):
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
+
+    teacher, without, taught, images = network(1), network(0), network(0), two_blobs()[0]
+
+    def apart(student):
+        with torch.no_grad():
+            return float((student[0](images) - teacher[0](images)).square().mean())
+
+    before, settings = apart(taught), replace(SETTINGS, distil=0.0, epochs=10)
+    sc.finetune(without, batches(), teacher=teacher, settings=settings)
+    sc.finetune(taught, batches(), teacher=teacher, settings=replace(settings, features=("0",), feature_weight=5.0))
+    assert apart(taught) < 0.2 * min(apart(without), before)
+    assert not any(module._forward_hooks for network in (teacher, taught) for module in network.modules())
+
+
+def test_features_that_cannot_be_compared_are_named():
+    teacher = small_network(1)
+    with pytest.raises(sc.DataError, match="no module 'layer9'"):
+        sc.finetune(small_network(), batches(), teacher=teacher, settings=replace(SETTINGS, features=("layer9",)))
+    student = small_network()
+    with pytest.raises(sc.DataError, match="no module"):
+        sc.finetune(student, batches(), teacher=teacher, settings=replace(SETTINGS, features=("layer1", "layer9")))
+    assert not any(module._forward_hooks for module in student.modules())
+    with pytest.raises(sc.DataError, match="give the dense network"):
+        sc.finetune(student, batches(), settings=replace(SETTINGS, features=("layer1",)))
+    wider = zoo.build("resnet20", 2, 1, width=8)
+    with pytest.raises(sc.DataError, match="channels stay whole"):
+        sc.finetune(small_network(), batches(), teacher=wider, settings=replace(SETTINGS, features=("layer1",)))
+    with pytest.raises(sc.SecateurError, match="leave compile out"):
+        sc.FineTune(features=("layer1",), compile=True)
+    with pytest.raises(sc.SecateurError, match="averaging"):
+        sc.FineTune(averaging=1.0)
+
+
+TOGETHER = """
+import sys, torch
+from torch import nn
+import secateur as sc
+from secateur.data import TrainBatches
+
+torch.manual_seed(0)
+torch.set_num_threads(1)
+generator = torch.Generator().manual_seed(1)
+images, labels = torch.randn(50, 1, 8, 8, generator=generator), torch.arange(50) % 2
+network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
+told = []
+history = sc.finetune(
+    network,
+    TrainBatches(images, labels, 15, seed=0, crop_pad=1),
+    settings=sc.FineTune(epochs=3, lr=0.05, precision="float32"),
+    evaluate=sc.accuracy(images, labels),
+    checkpoint=sys.argv[1] + "/training.pt",
+    on_epoch=told.append,
+)
+import glob, os
+threads = [open(place).read() for place in glob.glob("/proc/self/task/*/comm")]
+assert not any("gloo" in name for name in threads), "gloo's threads outlive the training, and may abort its process"
+torch.save({"weights": network.state_dict(), "losses": [epoch.loss for epoch in history],
+            "scores": [epoch.score for epoch in history], "told": len(told)},
+           f"{sys.argv[1]}/{os.environ.get('RANK', 'alone')}.pt")
+"""
+
+
+def test_two_processes_train_as_one_does(tmp_path):
+    """Batches of 15 in parts of 8 and 7, by gloo: the same weights, up to rounding, and only the first one speaks."""
+    script = tmp_path / "train.py"
+    script.write_text(TOGETHER)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for place, command in (
+        (tmp_path / "one", [sys.executable]),
+        (tmp_path / "two", [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]),
+    ):
+        place.mkdir()
+        done = subprocess.run(
+            [*command, script, place], env=environment, capture_output=True, text=True, timeout=300, check=False
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+    alone = torch.load(tmp_path / "one" / "alone.pt")
+    first, second = (torch.load(tmp_path / "two" / f"{rank}.pt") for rank in (0, 1))
+    assert (alone["told"], first["told"], second["told"]) == (3, 3, 0)
+    assert first["scores"] == second["scores"] == alone["scores"]
+    assert first["losses"] == pytest.approx(alone["losses"], rel=1e-4)
+    for name, tensor in alone["weights"].items():
+        assert torch.equal(first["weights"][name], second["weights"][name])
+        torch.testing.assert_close(first["weights"][name], tensor, rtol=1e-4, atol=1e-5)

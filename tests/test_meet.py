@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from jobs import digits_job
 from test_range import EXAMPLE, network, search
 from torch import Tensor, nn
 
@@ -93,26 +94,8 @@ def test_a_job_is_delivered_within_its_measured_budget(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(runtimes, "measure", counted)
-    torch.manual_seed(0)
-    dense = zoo.build("plain20", 10, 1, width=8).eval()
-    sc.save(dense, tmp_path / "dense.safetensors")
-    job = tmp_path / "job.toml"
-    text = f"""
-        measured = true
-        latency = "table.json"
-        folder = "{tmp_path / "run"}"
-        trials = 6
-        [model]
-        name = "plain20"
-        weights = "dense.safetensors"
-        options = {{ width = 8 }}
-        [data]
-        source = "digits"
-        reward = 100
-        calibration = 100
-        [budget]
-        latency_ms = 0.6
-        """
+    job = digits_job(tmp_path, 'measured = true\nlatency = "table.json"\ntrials = 6', "[budget]\nlatency_ms = 0.6")
+    dense, text = sc.load(tmp_path / "dense.safetensors", zoo.build("plain20", 10, 1, width=8)).eval(), job.read_text()
     job.write_text(text.replace('"table.json"', '"pixel1"'))
     assert main(["search", str(job)]) == 2
     assert "a table of this machine" in capsys.readouterr().err

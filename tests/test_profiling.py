@@ -10,17 +10,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from jobs import digits_job
 from networks import build
 
 import secateur as sc
-from secateur import profiling, zoo
+from secateur import bundle
 from secateur.cli import main
 from secateur.cost import LayerTable, NetworkCost, energy_model, latency_model
 from secateur.profiling import How, make_bundle, make_table
 from secateur.runtimes.sessions import meters
 from secateur.runtimes.sessions import profile as profile_here
+from secateur.runtimes.sessions.grid import Grid, Thinned
 from secateur.runtimes.sessions.profile import fitted
 from secateur.search import SearchSpace
+from secateur.sparse import BlockSparseLinear
 
 
 def space_of(name: str) -> tuple[torch.nn.Module, torch.Tensor, SearchSpace]:
@@ -31,8 +34,8 @@ def space_of(name: str) -> tuple[torch.nn.Module, torch.Tensor, SearchSpace]:
 @pytest.fixture(autouse=True)
 def few_points(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every point of a grid is a file to write; two on each side show what five do."""
-    monkeypatch.setattr(profiling, "FRACTIONS", (0.5, 1.0))
-    monkeypatch.setattr(profiling, "NETWORKS", 3)
+    monkeypatch.setattr(bundle, "FRACTIONS", (0.5, 1.0))
+    monkeypatch.setattr(bundle, "NETWORKS", 3)
 
 
 def ignore(*_: object) -> None:
@@ -79,7 +82,7 @@ def test_every_file_and_network_of_a_bundle_is_there(tmp_path: Path) -> None:
     files = [file for layer in bundle["layers"] for row in layer["files"] for file in row]
     assert all((tmp_path / file).exists() for file in (*files, *(each["file"] for each in bundle["networks"])))
     dense = bundle["networks"][0]["layers"]
-    assert [counts[1:] for counts in dense] == [[x.in_channels, x.out_channels] for x in space.graph.layers]
+    assert [counts[1:3] for counts in dense] == [[x.in_channels, x.out_channels] for x in space.graph.layers]
     assert all(low <= high for each in bundle["networks"] for low, high in zip(each["layers"], dense, strict=True))
 
 
@@ -111,24 +114,7 @@ def test_sums_of_layers_are_corrected_by_whole_networks() -> None:
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    torch.manual_seed(0)
-    sc.save(zoo.build("plain20", 10, 1, width=4), tmp_path / "dense.safetensors")
-    job = tmp_path / "job.toml"
-    job.write_text(
-        """
-        latency = "table.json"
-        [model]
-        name = "plain20"
-        weights = "dense.safetensors"
-        options = { width = 4 }
-        [data]
-        source = "digits"
-        reward = 100
-        calibration = 100
-        [budget]
-        macs = 0.9
-        """
-    )
+    job = digits_job(tmp_path, 'latency = "table.json"', "[budget]\nmacs = 0.9", width=4)
     assert main(["profile", str(job), "--runtime", "onnxruntime", "-o", str(tmp_path / "table.json")]) == 0
     assert "table.json" in capsys.readouterr().out
     assert main(["inspect", str(job)]) == 0, "the table is found beside the job"
@@ -136,6 +122,8 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "choose one of" in capsys.readouterr().err
     assert main(["profile", str(job), "--runtime", "onnxruntime", "--bundle", str(tmp_path / "bundle")]) == 0
     assert "python -m sessions.profile" in capsys.readouterr().out
+    assert main(["profile", str(job), "--runtime", "torch", "--bundle", str(tmp_path / "bundle")]) == 2
+    assert "torch needs no bundle" in capsys.readouterr().err
 
 
 # ---- meters ----------------------------------------------------------------------------------------------------------
@@ -212,3 +200,53 @@ def test_a_search_by_a_meter_without_a_table_is_refused() -> None:
         _ = sc.SearchSettings(energy="rapl").prices
     with pytest.raises(sc.BudgetError, match="no such file"):
         _ = sc.SearchSettings(energy="nowhere.json").prices
+
+
+# ---- block-sparse layers ---------------------------------------------------------------------------------------------
+
+
+def test_a_table_of_torch_knows_what_blocks_save(tmp_path: Path) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(512, 512), torch.nn.ReLU(), torch.nn.Linear(512, 512)).eval()
+    example = torch.randn(64, 512)
+    settings = sc.SpaceSettings(step=256, sparsity={"2": "32x32"})
+    space = SearchSpace(sc.inspect(model, example), sc.Budget(macs=1.0), settings)
+    table = make_table(model, example, space, How("torch"))
+    check(table, space, tmp_path / "table.json")
+    (thinned,) = table["layers"][0]["thinned"]
+    assert thinned["pattern"] == "32x32"
+    assert thinned["factors"][-1] == 1.0
+    assert all(0 < factor <= 1 for factor in thinned["factors"])
+    priced = NetworkCost(space.graph, latency_model(str(tmp_path / "table.json")))
+    assert (np.diff(priced.curve({}, "2:32x32")) >= 0).all()
+    assert priced({"2:32x32": 4}) <= priced.dense
+
+
+def test_blocks_save_what_the_table_says_and_single_weights_nothing() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.ReLU(), torch.nn.Linear(8, 8)).eval()
+    settings = sc.SpaceSettings(sparsity={"0": "element", "2": "4x4"})
+    graph = SearchSpace(sc.inspect(model, torch.zeros(1, 8)), sc.Budget(macs=1.0), settings).graph
+    thinned = Thinned("4x4", (0.25, 0.5, 1.0), (0.3, 0.9, 1.0))
+    grid = Grid("linear", (), 1, 1, (1, 1), (8,), (8,), ((2.0,),), thinned=(thinned,))
+    table = LayerTable("here", "torch", 1, "today", 1, 0.5, (grid,))
+    cost = NetworkCost(graph, table)
+    assert cost.dense == pytest.approx(4.5)
+    assert cost({"2:4x4": 2}) == pytest.approx(4.5 - 2 * 0.1), "half of four levels"
+    assert cost({"2:4x4": 1}) == pytest.approx(4.5 - 2 * 0.7)
+    assert cost({"0:element": 8}) == pytest.approx(4.5)
+
+
+def test_layers_become_block_sparse_where_that_is_quicker(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 64)).eval()
+    x = torch.randn(40, 64)
+    plan = sc.Plan({"0:8x8": 0.2, "2:element": 0.2})
+    small = sc.prune(model, x, plan, calibration=x)
+    for taken, kind in (
+        ({"dense": 2.0, "sparse": 1.0}, BlockSparseLinear),
+        ({"dense": 1.0, "sparse": 2.0}, torch.nn.Linear),
+    ):
+        monkeypatch.setattr("secateur.runtimes.kernels.median_ms", lambda *_, taken=taken: taken)
+        ready = sc.block_sparse(small, x)
+        assert [type(ready[0]), type(ready[2])] == [kind, torch.nn.Linear]
+        torch.testing.assert_close(ready(x), small(x), rtol=1e-4, atol=1e-5)
+        assert type(sc.block_sparse(small[0], x)) is kind, "a single layer is a network too"
+    assert type(small[0]) is torch.nn.Linear, "the network given is left as it is"

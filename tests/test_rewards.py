@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from jobs import digits_job
 from networks import build, image, settled
 
 import secateur as sc
@@ -172,23 +173,10 @@ def test_a_reward_that_weighs_cost_needs_a_range() -> None:
 
 
 def test_a_job_with_latency_and_a_reward_runs_and_resumes(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    sc.save(zoo.build("resnet20", 10, 1, width=8), tmp_path / "dense.safetensors")
-    job = tmp_path / "job.toml"
-    job.write_text(
+    job = digits_job(
+        tmp_path,
+        'trials = 4\nlatency = "pixel1"\nenergy = "estimate"',
         """
-        trials = 4
-        folder = "FOLDER"
-        latency = "pixel1"
-        energy = "estimate"
-        [model]
-        name = "resnet20"
-        weights = "dense.safetensors"
-        options = { width = 8 }
-        [data]
-        source = "digits"
-        reward = 100
-        calibration = 100
         [budget]
         latency_ms = [0.8, 1.0]
         [reward]
@@ -200,7 +188,8 @@ def test_a_job_with_latency_and_a_reward_runs_and_resumes(tmp_path: Path) -> Non
         epochs = 0
         [report]
         rivals = ["uniform"]
-        """.replace("FOLDER", str(tmp_path / "run"))
+        """,
+        "resnet20",
     )
     assert main(["search", str(job)]) == 0
     journal = tmp_path / "run" / "searched" / "journal.jsonl"

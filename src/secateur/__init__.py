@@ -1,6 +1,6 @@
 """Secateur: prune a trained PyTorch network to a budget you can measure."""
 
-from secateur.api import SearchSettings, export, inspect, measure, meet, prune, search
+from secateur.api import SearchSettings, block_sparse, export, inspect, measure, meet, prune, search
 from secateur.errors import (
     BudgetError,
     CheckpointError,
@@ -71,6 +71,7 @@ __all__ = [
     "Uniform",
     "accuracy",
     "agreement",
+    "block_sparse",
     "export",
     "finetune",
     "inspect",

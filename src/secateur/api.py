@@ -1,4 +1,5 @@
-"""The verbs, thin: inspect, search, prune, meet, export, measure, and (from their own floors) finetune, save, load."""
+"""The verbs, thin: inspect, search, prune, meet, block_sparse, export, measure; finetune, save and load have floors of
+their own."""
 
 from __future__ import annotations
 
@@ -10,16 +11,25 @@ from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from secateur import run, runtimes
 from secateur.cost import CostModel, LayerTable, energy_model, latency_model
 from secateur.errors import BudgetError, StudyError
-from secateur.graph import Example, ModelGraph, as_inputs, entries_named, private_copy, trace, with_entries
+from secateur.graph import (
+    Example,
+    ModelGraph,
+    as_inputs,
+    entries_named,
+    private_copy,
+    sparsities_named,
+    trace,
+    with_entries,
+    with_sparsity,
+)
 from secateur.plan import Budget, Outcome, Plan
-from secateur.prune import Batch, Calibration, Cutter, Pruner, PruneSettings, counts_of_plan, fold_norms, prove
+from secateur.prune import Batch, Calibration, Cutter, Pruner, PruneSettings, counts_of_plan, fold_norms, prove, shaped
 from secateur.run import Evaluate, Evaluator, InProcess, Loop, Met, OnTrial, RunFolder, Study, Threads, score_of
 from secateur.runtimes import ENGINES, Measured, engine
 from secateur.search import Bayesian, Conditioned, Reward, SearchSpace, SpaceSettings, Strategy, resource_constrained
@@ -123,8 +133,7 @@ def search(  # noqa: PLR0913  # each is a thing the caller has, and all but four
     dense = Outcome(score_of(evaluate, private_copy(model).requires_grad_(False)), space.dense, 0.0, 0.0)
     inputs = Calibration.gather(calibration, inputs=len(as_inputs(example_input)))
     pruner = Pruner(model, space.graph, inputs, settings.prune)
-    losses = {key: order.loss for key, order in pruner.orders.items()}
-    space = space.informed(losses, weighed=settings.reward is not resource_constrained)
+    space = space.informed(pruner.losses, weighed=settings.reward is not resource_constrained)
     evaluators = _evaluators(pruner, space, evaluate, as_inputs(example_input), settings, dense)
     workers = InProcess(evaluators[0]) if settings.workers == 1 else Threads(evaluators)
     proposer = strategy.start(space)
@@ -185,6 +194,7 @@ def prune(
     """
     graph = inspect(model, example_input)
     graph = with_entries(graph, entries_named(graph, plan))
+    graph = with_sparsity(graph, sparsities_named(graph, plan))
     counts = counts_of_plan(plan, graph)
     inputs = Calibration.gather(calibration, inputs=len(as_inputs(example_input)))
     pruned = Pruner(model, graph, inputs, settings).final(counts)
@@ -222,11 +232,25 @@ def meet(
     cutter, inputs = Cutter(model, space.graph), as_inputs(example_input)
 
     def measured(plan: Plan) -> float:
-        kept = {key: np.arange(count) for key, count in space.counts(plan).items()}
-        found = runtimes.measure({"dense": model, "cut": cutter.cut(kept)}, inputs, [runtime], threads)
+        networks = {"dense": model, "cut": shaped(cutter, space.counts(plan))}
+        found = runtimes.measure(networks, inputs, [runtime], threads)
         return found[1].latency_ms / found[0].latency_ms
 
     return run.meet(study, measured)
+
+
+def block_sparse(model: nn.Module, example_input: Example) -> nn.Module:
+    """A copy of a pruned network for inference in PyTorch, faster for its blocks of zeros.
+
+    Layers that were thinned out by blocks become `secateur.sparse.BlockSparseLinear` or `BlockSparseConv2d`, each where
+    it answers sooner than the dense layer on this machine; the answers are the same but for rounding. Training, saving
+    and exporting go by the dense network.
+
+    Args:
+        model: a network that `prune` or `load` gave.
+        example_input: a tensor [N, ...] or a tuple of them, as many examples at a time as will be asked for.
+    """
+    return runtimes.block_sparse(model, as_inputs(example_input))
 
 
 def export(model: nn.Module, inputs: Example, path: str | os.PathLike[str], *, runtime: str) -> float:

@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     timed.add_argument("--meter", metavar="NAME", help="measure energy too: rapl, nvml")
     device = command("profile", _profile, "measure a table of a network's layers, here or for elsewhere", "JOB.toml")
     device.add_argument(
-        "--runtime", required=True, metavar="NAME", help="onnxruntime, openvino, executorch, ncnn, litert"
+        "--runtime", required=True, metavar="NAME", help="torch, onnxruntime, openvino, executorch, ncnn, litert"
     )
     device.add_argument("--threads", type=int, default=1)
     device.add_argument("--meter", metavar="NAME", help="a table of energy instead of latency: rapl, nvml")
@@ -139,6 +139,7 @@ def _finetune(options: argparse.Namespace) -> None:
 
 def _export(options: argparse.Namespace) -> None:
     from secateur.runtimes import runtime_called
+    from secateur.sparse import masked_layers
 
     runtime = runtime_called(options.runtime)
     runtime.require()  # before the network is searched, if it has to be
@@ -146,6 +147,8 @@ def _export(options: argparse.Namespace) -> None:
     place = options.output or run.folder / f"small{runtime.suffix}"
     error = run.export(runtime.name, place)
     print(f"{place}: answers as PyTorch does on {run.compared} test images, within {error:.1g} of their size")
+    if any(masked_layers(run.delivered)):
+        print(f"it is dense: {runtime.name} is no faster for zeros (in PyTorch, sc.block_sparse makes use of blocks)")
 
 
 def _measure(options: argparse.Namespace) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from secateur.api import export, inspect, measure, meet, search
+from secateur.api import block_sparse, export, inspect, measure, meet, search
 from secateur.data import TrainBatches
 from secateur.errors import CheckpointError, JobError, StudyError
 from secateur.finish import finetune, load, save
@@ -26,6 +26,7 @@ from secateur.report import FineTuneProgress, Report, Row, SearchProgress, write
 from secateur.run import Study, accuracy, agreement, score_of, write_atomically
 from secateur.runtimes import Measured, latencies_ms
 from secateur.search import RULES, AccuracyGuaranteed, SearchSpace, apply_rule
+from secateur.threads import torch_threads
 
 COMPARED = 16
 """Test images on which an exported file is compared with PyTorch."""
@@ -224,8 +225,10 @@ class Run:
         tuned = names if self.job.finetune.rivals else [SEARCHED]
         before = {name: self.pruned(name) for name in names}
         after = {name: self.small(name) for name in names if name in tuned and self.job.finetune.epochs}
-        networks = {"dense": self.materials.model, **before}
-        latencies = latencies_ms(networks, self.materials.example)
+        example = self.materials.example
+        with torch_threads(1):  # as they are timed
+            networks = {name: block_sparse(network, example) for name, network in before.items()}
+        latencies = latencies_ms({"dense": self.materials.model, **networks}, example)
         save(self.materials.model, self.folder / "dense.safetensors")
         rows = [self._row("dense", self.materials.model, None, latencies)]
         rows += [self._row(name, before[name], after.get(name), latencies) for name in names]
@@ -252,8 +255,8 @@ class Run:
         space, counts = self.space, self.space.counts(Plan(rows[-1].plan))
         layers = []
         for layer in space.graph.layers:
-            left = layer.weights(layer.inputs.size(counts), layer.outputs.size(counts))
-            layers.append((layer.name, layer.macs, layer.positions * left))
+            left = layer.weights(layer.inputs.size(counts), layer.outputs.size(counts)) * layer.density(counts)
+            layers.append((layer.name, layer.macs, round(layer.positions * left)))
         alone = [(group.key, space.settings.left_alone(group)) for group in space.graph.groups]
         return Report(
             title=f"{self.job.model.name} on {self.materials.dataset.name}",

@@ -18,7 +18,7 @@ def print_inspection(job: Job) -> None:
     space = SearchSpace(graph, job.budget, job.space, job.settings.prices)
     console = Console()
     console.print(_layers(graph))
-    console.print(_groups(space))
+    console.print(_sites(space))
     least = space.cost({site.key: site.least for site in space.sites}) / space.cost.dense
     console.print(
         f"dense: {graph.dense.macs:,} MACs, {graph.dense.params:,} parameters, {graph.dense.bytes:,} bytes\n"
@@ -44,8 +44,8 @@ def _layers(graph: ModelGraph) -> Table:
     return table
 
 
-def _groups(space: SearchSpace) -> Table:
-    table = Table(title="Channel groups: what is cut together")
+def _sites(space: SearchSpace) -> Table:
+    table = Table(title="What is cut together: channel groups, and weights of layers that may be sparse")
     for heading in ("group", "units", "step", "made by", "read by", "a tenth saves", "left alone because"):
         table.add_column(heading, justify="right" if heading in ("units", "step", "a tenth saves") else "left")
     steps = {site.key: str(site.step) for site in space.sites}
@@ -61,6 +61,10 @@ def _groups(space: SearchSpace) -> Table:
             "" if reason else f"{saved:.2%}",
             reason,
         )
+    for key, layer in space.graph.sparse.items():
+        levels = space.graph.width(key)
+        saved = 1 - space.cost({key: round(0.9 * levels)}) / space.cost.dense
+        table.add_row(key, str(levels), "1", layer.name, "", f"{saved:.2%}", "")
     return table
 
 

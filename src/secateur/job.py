@@ -20,7 +20,7 @@ from secateur.api import SearchSettings
 from secateur.cost import DEVICES, ENERGIES
 from secateur.data import Dataset, TrainBatches, load_dataset, split
 from secateur.errors import JobError, SecateurError
-from secateur.finish import FineTune, load_weights
+from secateur.finish import FineTune, trained
 from secateur.plan import Budget
 from secateur.prune import PruneSettings
 from secateur.schema import Malformed, decode
@@ -63,7 +63,8 @@ class ModelJob:
 
     name: str
     weights: str | None = None
-    """safetensors, or a state dict without pickled code; none only for a factory that loads its own."""
+    """safetensors, or a state dict without pickled code; what `secateur.save` wrote of a network that was cut
+    already is cut further. None only for a factory that loads its own."""
     options: dict[str, Any] = field(default_factory=dict)
     """Arguments of the factory, such as width."""
 
@@ -269,9 +270,7 @@ def materials(job: Job) -> Materials:
     dataset = load_dataset(data.source, mean=data.mean, std=data.std, image_size=data.image_size)
     parts = split(dataset, data.reward, data.calibration, data.seed)
     fresh = partial(_network, job.model, dataset)
-    model = fresh()
-    if job.model.weights is not None:
-        load_weights(model, job.model.weights)
+    model = fresh() if job.model.weights is None else trained(job.model.weights, fresh())
     labels = torch.from_numpy(dataset.train_labels)
     tune = job.finetune
     train = TrainBatches(

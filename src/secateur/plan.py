@@ -26,8 +26,9 @@ METRICS = (*COUNTED, "latency_ms", "energy_mj")
 class Site:
     """One place where one ratio is decided.
 
-    `width` counts units: channels, or sets of channels that a grouped convolution ties together. A count is
-    a multiple of `step` or the whole width, and never below `least`.
+    `width` counts units: channels, or sets of channels that a grouped convolution ties together; where `granularity`
+    is a pattern of sparsity, equal parts of a layer's weights. A count is a multiple of `step` or the whole width, and
+    never below `least`.
     """
 
     key: str

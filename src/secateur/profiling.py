@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import random
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,24 +17,21 @@ from torch import Tensor, nn
 
 import secateur.runtimes.sessions as sessions
 from secateur.api import inspect
-from secateur.cost.table import shape_of
-from secateur.graph import Example, Layer, ModelGraph, as_inputs
+from secateur.bundle import Progress, Writer, bundle_of
+from secateur.errors import ExportError
+from secateur.graph import Example
 from secateur.job import Job, materials
 from secateur.plan import Budget
-from secateur.prune import Cutter, fold_norms
 from secateur.run import write_atomically
-from secateur.runtimes import meter_called, runtime_called
-from secateur.runtimes.sessions.profile import profile
+from secateur.runtimes import block_sparse, eager_session, meter_called, runtime_called
+from secateur.runtimes.sessions import Session
+from secateur.runtimes.sessions.profile import Bench, count_files, profile, profile_folder
 from secateur.search import SearchSpace
+from secateur.threads import torch_threads
 
-FRACTIONS = (0.125, 0.25, 0.5, 0.75, 1.0)
-"""Of a side that can be cut: where the grid has its points, rounded to the step."""
-NETWORKS = 24
-"""Whole networks that correct the sum of layers; the first is the dense one."""
 STEP = 8
 """What counts of channels are multiples of, unless the job says otherwise: what the kernels of CPUs and phones work on
 at once. Another count is often slower than the next multiple."""
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -52,7 +48,10 @@ def profile_job(job: Job, how: How, table: Path | None, bundle: Path | None) -> 
 
     Raises ExportError where the runtime is not installed, BudgetError where the meter is not here.
     """
-    runtime_called(how.runtime).require()
+    if how.runtime != "torch":
+        runtime_called(how.runtime).require()
+    elif bundle is not None:
+        raise ExportError("torch needs no bundle: run secateur profile --runtime torch on the device itself")
     if how.meter and bundle is None:
         meter_called(how.meter)
     found = materials(job)
@@ -86,91 +85,44 @@ def make_table(
     progress: Callable[[str, int, int], None] = lambda what, done, whole: None,
 ) -> dict[str, Any]:
     """The table of this machine, as JSON that `cost.latency_model` or `cost.energy_model` reads."""
+    measured = partial(progress, "files measured")
+    if how.runtime == "torch":
+        return _table_of_torch(model, example, space, how, measured)
     with tempfile.TemporaryDirectory() as folder:
         make_bundle(model, example, space, how.runtime, Path(folder), partial(progress, "files written"))
-        return profile(Path(folder), how.threads, partial(progress, "files measured"), how.meter)
+        return profile_folder(Path(folder), how.threads, measured, how.meter)
+
+
+def _table_of_torch(
+    model: nn.Module, example: Example, space: SearchSpace, how: How, progress: Progress
+) -> dict[str, Any]:
+    """PyTorch itself needs no files; its layers are block-sparse where that is quicker."""
+    runs: dict[str, Session] = {}
+
+    def write(network: nn.Module, inputs: tuple[Tensor, ...], name: str) -> str:
+        run = eager_session(block_sparse(network, inputs))
+        runs[name] = lambda arrays: run([torch.from_numpy(array) for array in arrays])
+        return name
+
+    with torch_threads(how.threads):
+        wanted = bundle_of(model, example, space, Writer(write, kernels=True)) | {"runtime": "torch"}
+        bench = Bench(runs.__getitem__, meter_called(how.meter) if how.meter else None, count_files(wanted), progress)
+        return profile(wanted, bench, how.threads, how.meter)
 
 
 def make_bundle(
     model: nn.Module, example: Example, space: SearchSpace, runtime: str, folder: Path, progress: Progress
 ) -> None:
     """Write all that a device needs to make its own table: files to time, what they are, and what times them."""
-    chosen, graph = runtime_called(runtime), space.graph
+    chosen = runtime_called(runtime)
     chosen.require()
     folder.mkdir(parents=True, exist_ok=True)
-    inputs = tuple(x[:1] for x in as_inputs(example))
-    shapes = list(dict.fromkeys(shape_of(layer) for layer in graph.layers))
-    layers = [_grid_of(shape, graph, space) for shape in shapes]
-    plans = list(_plans(space))
-    whole, done = sum(len(x["in_channels"]) * len(x["out_channels"]) for x in layers) + len(plans), 0
 
-    def write(network: nn.Module, example: tuple[Tensor, ...], name: str) -> str:
-        nonlocal done
-        chosen.convert(network, example, folder / f"{name}{chosen.suffix}")
-        done += 1
-        progress(done, whole)
+    def write(network: nn.Module, inputs: tuple[Tensor, ...], name: str) -> str:
+        chosen.convert(network, inputs, folder / f"{name}{chosen.suffix}")
         return f"{name}{chosen.suffix}"
 
-    for number, facts in enumerate(layers):
-        facts["files"], facts["inputs"] = [], []
-        for i in facts["in_channels"]:
-            made = [_layer(facts, i, o) for o in facts["out_channels"]]
-            names = [f"layer{number}_{i}_{o}" for o in facts["out_channels"]]
-            facts["files"].append([write(module, (x,), name) for (module, x), name in zip(made, names, strict=True)])
-            facts["inputs"].append([list(x.shape) for _, x in made])
-    cutter = Cutter(model, graph)
-    networks = []
-    for number, counts in enumerate(plans):
-        kept = {key: torch.arange(count).numpy() for key, count in counts.items()}
-        file = write(fold_norms(cutter.cut(kept), graph), inputs, f"network{number}")
-        sizes = [[shapes.index(shape_of(x)), x.inputs.size(counts), x.outputs.size(counts)] for x in graph.layers]
-        networks.append({"file": file, "inputs": [list(x.shape) for x in inputs], "layers": sizes})
-    bundle = {"runtime": runtime, "step": _step(space), "layers": layers, "networks": networks}
+    bundle = {"runtime": runtime, **bundle_of(model, example, space, Writer(write, progress))}
     (folder / "bundle.json").write_text(json.dumps(bundle, indent=1) + "\n")
     source = Path(sessions.__file__).parent
     shutil.copytree(source, folder / "sessions", ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
-
-
-def _step(space: SearchSpace) -> int:
-    """The step that counts are rounded to: the finest that the search itself takes."""
-    return min(site.step for site in space.sites)
-
-
-def _grid_of(shape: Any, graph: ModelGraph, space: SearchSpace) -> dict[str, Any]:
-    """A shape of layer, with the counts of channels to time: those that plans may leave of the layers that have it."""
-    kind, kernel, stride, groups, in_hw = shape
-    alike = [layer for layer in graph.layers if shape_of(layer) == shape]
-    ins = sorted({count for layer in alike for count in _sizes(layer, "inputs", space)})
-    outs = sorted({count for layer in alike for count in _sizes(layer, "outputs", space)})
-    facts = {"kind": kind, "kernel": kernel, "stride": stride, "groups": groups, "in_hw": in_hw}
-    return {**facts, "in_channels": ins[:1] if kind == "depthwise" else ins, "out_channels": outs}
-
-
-def _sizes(layer: Layer, side: str, space: SearchSpace) -> Iterator[int]:
-    extent = getattr(layer, side)
-    whole = {site.key: site for site in space.sites}
-    for fraction in FRACTIONS:
-        counts = {key: whole[key].count(fraction) for key in extent.groups if key in whole}
-        yield extent.size(counts)
-
-
-def _plans(space: SearchSpace) -> Iterator[Mapping[str, int]]:
-    """The dense network, then random ones, large and small."""
-    yield {site.key: site.width for site in space.sites}
-    draw = random.Random(0)
-    for _ in range(NETWORKS - 1):
-        most = draw.uniform(0.2, 1.0)
-        yield {site.key: site.count(draw.uniform(0.1, most)) for site in space.sites}
-
-
-def _layer(facts: Mapping[str, Any], keep_in: int, keep_out: int) -> tuple[nn.Module, Tensor]:
-    """One layer with the activation that follows it, and its input."""
-    if facts["kind"] == "linear":
-        return nn.Linear(keep_in, keep_out).eval(), torch.zeros(1, keep_in)
-    depthwise = facts["kind"] == "depthwise"
-    channels = keep_out if depthwise else keep_in
-    kernel = facts["kernel"]
-    kind, hw = (nn.Conv1d, facts["in_hw"][1:]) if len(kernel) == 1 else (nn.Conv2d, facts["in_hw"])
-    groups = keep_out if depthwise else facts["groups"]
-    convolution = kind(channels, keep_out, kernel, facts["stride"], tuple(size // 2 for size in kernel), groups=groups)
-    return nn.Sequential(convolution, nn.ReLU()).eval(), torch.zeros(1, channels, *hw)

@@ -12,17 +12,20 @@ from secateur.graph import ChannelGroup, Count, Layer, ModelGraph
 
 Cost = npt.NDArray[np.float64]
 """One number, or as many as there were counts."""
+Density = float | Cost
+"""Share of a layer's weights that is not zero."""
 
 
 class CostModel(Protocol):
-    """Prices one layer at a time; a network costs the sum. Must not fall as `keep_in` or `keep_out` grow."""
+    """Prices one layer at a time; a network costs the sum. Must not fall as anything that is kept grows."""
 
     @property
     def metric(self) -> str:
         """Its name in `plan.METRICS`."""
 
-    def layer_cost(self, layer: Layer, keep_in: Count, keep_out: Count) -> Cost:
-        """Cost of the layer with `keep_in` input and `keep_out` output channels left: numbers, or arrays of them."""
+    def layer_cost(self, layer: Layer, keep_in: Count, keep_out: Count, density: Density = 1.0) -> Cost:
+        """Cost of the layer with `keep_in` input and `keep_out` output channels left, and `density` of the weights
+        between them: numbers, or arrays of them."""
 
     def unit_cost(self, group: ChannelGroup) -> float:
         """Cost of one unit of the group beside the weights of layers: biases and norms."""
@@ -34,6 +37,16 @@ class CostModel(Protocol):
 def summed(model: CostModel, graph: ModelGraph) -> float:
     """The dense cost where it is that of the layers, and no more."""
     return float(sum(float(model.layer_cost(x, x.in_channels, x.out_channels)) for x in graph.layers))
+
+
+def kept_weights(layer: Layer, keep_in: Count, keep_out: Count, density: Density = 1.0) -> Cost:
+    """Elements of the weight tensor that are not zero, at most."""
+    whole = np.asarray(layer.weights(keep_in, keep_out), dtype=np.float64)
+    if layer.sparsity is None:
+        return whole
+    features = whole / np.maximum(keep_out, 1)
+    least = layer.sparsity.pattern.least(np.asarray(keep_out), features)
+    return np.asarray(np.minimum(np.maximum(whole * density, least), whole))
 
 
 def picture_bytes(layer: Layer, keep_in: Count, keep_out: Count) -> tuple[Cost, Cost]:
@@ -60,9 +73,9 @@ class Macs(_Counted):
 
     metric = "macs"
 
-    def layer_cost(self, layer: Layer, keep_in: Count, keep_out: Count) -> Cost:
-        """Each weight is used once a position."""
-        return np.asarray(layer.positions * layer.weights(keep_in, keep_out), dtype=np.float64)
+    def layer_cost(self, layer: Layer, keep_in: Count, keep_out: Count, density: Density = 1.0) -> Cost:
+        """Each weight that is not zero is used once a position."""
+        return layer.positions * kept_weights(layer, keep_in, keep_out, density)
 
     def unit_cost(self, group: ChannelGroup) -> float:
         """Biases and norms are not counted."""
@@ -74,9 +87,9 @@ class Params(_Counted):
 
     metric = "params"
 
-    def layer_cost(self, layer: Layer, keep_in: Count, keep_out: Count) -> Cost:
-        """Elements of the weight tensor."""
-        return np.asarray(layer.weights(keep_in, keep_out), dtype=np.float64)
+    def layer_cost(self, layer: Layer, keep_in: Count, keep_out: Count, density: Density = 1.0) -> Cost:
+        """Elements of the weight tensor that are not zero."""
+        return kept_weights(layer, keep_in, keep_out, density)
 
     def unit_cost(self, group: ChannelGroup) -> float:
         """Biases and the affine parts of norms."""
@@ -88,9 +101,14 @@ class Bytes(_Counted):
 
     metric = "bytes"
 
-    def layer_cost(self, layer: Layer, keep_in: Count, keep_out: Count) -> Cost:
-        """Elements of the weight tensor times their size."""
-        return np.asarray(layer.weights(keep_in, keep_out) * layer.itemsize, dtype=np.float64)
+    def layer_cost(self, layer: Layer, keep_in: Count, keep_out: Count, density: Density = 1.0) -> Cost:
+        """What is saved of the weight tensor: all of it, or what is not zero and where it lies, if that is less."""
+        whole = kept_weights(layer, keep_in, keep_out)
+        if layer.sparsity is None:
+            return whole * layer.itemsize
+        features = whole / np.maximum(keep_out, 1)
+        packed = layer.sparsity.pattern.stored_bytes(np.asarray(keep_out), features, density, layer.itemsize)
+        return np.asarray(np.minimum(packed, whole * layer.itemsize))
 
     def unit_cost(self, group: ChannelGroup) -> float:
         """Biases, norms and their statistics."""

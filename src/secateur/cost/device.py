@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from secateur.cost.analytic import Cost, picture_bytes, summed
+from secateur.cost.analytic import Cost, Density, picture_bytes, summed
 from secateur.errors import BudgetError
 from secateur.graph import ChannelGroup, Count, Layer, ModelGraph
 
@@ -36,8 +36,8 @@ class DeviceProfile:
     """By kind: pointwise, conv, depthwise, linear."""
     metric: str = "latency_ms"
 
-    def layer_cost(self, layer: Layer, keep_in: Count, keep_out: Count) -> Cost:
-        """Milliseconds."""
+    def layer_cost(self, layer: Layer, keep_in: Count, keep_out: Count, density: Density = 1.0) -> Cost:
+        """Milliseconds; zeros among the weights save none of them."""
         kind = kind_of(layer)
         if kind not in self.kinds:
             raise BudgetError(

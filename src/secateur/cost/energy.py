@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from secateur.cost.analytic import Cost, picture_bytes, summed
+from secateur.cost.analytic import Cost, Density, kept_weights, picture_bytes, summed
 from secateur.graph import ChannelGroup, Count, Layer, ModelGraph
 
 
@@ -24,9 +24,9 @@ class EnergyEstimate:
     """From DRAM: 640 pJ for 32 bits; weights, inputs and outputs of each layer are moved once."""
     metric: str = "energy_mj"
 
-    def layer_cost(self, layer: Layer, keep_in: Count, keep_out: Count) -> Cost:
+    def layer_cost(self, layer: Layer, keep_in: Count, keep_out: Count, density: Density = 1.0) -> Cost:
         """Millijoules."""
-        weights = np.asarray(layer.weights(keep_in, keep_out), dtype=np.float64)
+        weights = kept_weights(layer, keep_in, keep_out, density)
         moved = layer.itemsize * weights + sum(picture_bytes(layer, keep_in, keep_out))
         picojoules = self.pj_per_mac * layer.positions * weights + self.pj_per_byte * moved
         return np.asarray(picojoules * 1e-9, dtype=np.float64)

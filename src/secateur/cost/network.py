@@ -22,18 +22,20 @@ class NetworkCost:
         self._curves: dict[tuple[object, ...], Curve] = {}
         self._touched: dict[str, list[tuple[Layer, list[tuple[str, int]]]]] = {}
         self._units: dict[str, Curve] = {}
-        for group in graph.groups:
-            layers = [x for x in graph.layers if group.key in (*x.inputs.groups, *x.outputs.groups)]
-            self._touched[group.key] = [(layer, self._others(layer, group.key)) for layer in layers]
-            self._units[group.key] = model.unit_cost(group) * np.arange(group.width + 1.0)
+        for key in (*graph.group, *graph.sparse):
+            layers = [layer for layer in graph.layers if key in layer.keys]
+            self._touched[key] = [(layer, self._others(layer, key)) for layer in layers]
+            group = graph.group.get(key)
+            self._units[key] = (0.0 if group is None else model.unit_cost(group)) * np.arange(graph.width(key) + 1.0)
+            if group is not None and group.entry:
+                self._units[key][-1] = 0.0  # a layer that picks all of its channels is an ordinary one
 
     def _others(self, layer: Layer, key: str) -> list[tuple[str, int]]:
-        others = {*layer.inputs.groups, *layer.outputs.groups} - {key}
-        groups = [self.graph.group[other] for other in sorted(others)]
-        return [(group.key, group.width) for group in groups if not group.fixed]
+        decided = [*(group.key for group in self.graph.prunable), *self.graph.sparse]
+        return [(other, self.graph.width(other)) for other in decided if other in layer.keys - {key}]
 
     def __call__(self, counts: Counts) -> float:
-        """Cost with `counts[key]` units left of each group; groups left out stay whole."""
+        """Cost with `counts[key]` units left of each group, or levels of each sparsity; those left out stay whole."""
         cost = self.dense
         so_far: dict[str, int] = {}
         for key, count in counts.items():
@@ -42,15 +44,15 @@ class NetworkCost:
         return cost
 
     def step(self, counts: Counts, key: str, count: int) -> float:
-        """How much the cost changes when group `key` goes from `counts[key]` to `count`."""
+        """How much the cost changes when `key` goes from `counts[key]` to `count`."""
         curve = self.curve(counts, key)
         return float(curve[count] - curve[counts.get(key, len(curve) - 1)])
 
     def curve(self, counts: Counts, key: str) -> Curve:
-        """The part of the cost that group `key` has a say in, with 0, 1, ..., all of its units: [width + 1].
+        """The part of the cost that `key` has a say in, with 0, 1, ..., all of its units: [width + 1].
 
         Only differences within one curve mean anything. Every layer's part is remembered: it depends on no
-        more than the counts of the other groups that share the layer.
+        more than the counts of what else is decided about the layer.
         """
         total = self._units[key]
         for layer, others in self._touched[key]:
@@ -62,11 +64,22 @@ class NetworkCost:
         return total
 
     def _layer_curve(self, layer: Layer, counts: Counts, key: str) -> Curve:
-        moved = {**counts, key: np.arange(self.graph.group[key].width + 1)}
-        return self.model.layer_cost(layer, layer.inputs.size(moved), layer.outputs.size(moved))
+        moved = {**counts, key: np.arange(self.graph.width(key) + 1)}
+        price = self.model.layer_cost(layer, layer.inputs.size(moved), layer.outputs.size(moved), layer.density(moved))
+        return np.broadcast_to(price, self.graph.width(key) + 1)
 
 
 def costs(graph: ModelGraph, counts: Counts) -> Costs:
-    """Every metric that follows from shapes, exactly as `graph.count_costs` counts it on the built network."""
+    """Every metric that follows from shapes, as `graph.count_costs` counts it on the built network: exactly, or at most
+    so much where blocks do not divide a layer."""
     macs, params, size = (round(NetworkCost(graph, model)(counts)) for model in (Macs(), Params(), Bytes()))
-    return Costs(macs, params, size)
+    return Costs(macs, params, size, block_sparsity=block_sparsity(graph, counts))
+
+
+def block_sparsity(graph: ModelGraph, counts: Counts) -> float:
+    """BSF: weights that lie in whole blocks of zeros, over all weights that the layers have."""
+    if not graph.sparse:
+        return 0.0
+    left = {x.name: float(x.weights(x.inputs.size(counts), x.outputs.size(counts))) for x in graph.layers}
+    blocks = (x for x in graph.sparse.values() if x.sparsity is not None and not x.sparsity.pattern.fine)
+    return sum(left[x.name] * (1.0 - float(x.density(counts))) for x in blocks) / sum(left.values())

@@ -57,7 +57,7 @@ def _decoded(text: str, what: str, metric: str) -> DeviceProfile | LayerTable:
     try:
         kind = LayerTable if isinstance(raw, dict) and "layers" in raw else DeviceProfile
         model: DeviceProfile | LayerTable = decode(kind, raw, "table")
-    except Malformed as error:
+    except (Malformed, ValueError) as error:
         raise BudgetError(f"{what} is no table of layers or device profile: {error}") from error
     if model.metric != metric:
         raise BudgetError(f"{what} holds {model.metric}, not {metric}")

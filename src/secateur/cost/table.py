@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from secateur.cost.analytic import Cost, summed
+from secateur.cost.analytic import Cost, Density, summed
 from secateur.errors import BudgetError
 from secateur.graph import ChannelGroup, Count, Layer, ModelGraph
 from secateur.runtimes.sessions.grid import Grid, Shape
@@ -38,8 +38,11 @@ class LayerTable:
     def _grids(self) -> Mapping[Shape, Grid]:
         return {grid.shape: grid for grid in self.layers}
 
-    def layer_cost(self, layer: Layer, keep_in: Count, keep_out: Count) -> Cost:
-        """In the metric's unit. Raises BudgetError where no layer of that shape was measured."""
+    def layer_cost(self, layer: Layer, keep_in: Count, keep_out: Count, density: Density = 1.0) -> Cost:
+        """In the metric's unit; zeros among the weights save what was measured of them, by default nothing.
+
+        Raises BudgetError where no layer of that shape was measured.
+        """
         grid = self._grids.get(shape_of(layer))
         if grid is None:
             raise BudgetError(
@@ -47,7 +50,8 @@ class LayerTable:
                 f"{layer.kind} {'x'.join(map(str, layer.kernel))}, stride {layer.stride}, input "
                 f"{'x'.join(map(str, layer.in_hw))}. Profile this network: secateur profile"
             )
-        return np.asarray(grid.scale * grid.at(keep_in, keep_out, self.step), dtype=np.float64)
+        thin = 1.0 if layer.sparsity is None else grid.factor(str(layer.sparsity.pattern), density)
+        return np.asarray(grid.scale * grid.at(keep_in, keep_out, self.step) * thin, dtype=np.float64)
 
     def unit_cost(self, group: ChannelGroup) -> float:
         """Norms are folded and activations fused into the layers."""
@@ -59,6 +63,7 @@ class LayerTable:
 
 
 def shape_of(layer: Layer) -> Shape:
-    """What a layer is looked up by."""
+    """What a layer is looked up by; a linear layer by how many rows it turns into outputs, where others have h x w."""
     groups = 1 if layer.kind == "depthwise" else layer.groups
-    return layer.kind, layer.kernel, layer.stride, groups, layer.in_hw
+    size = (1, layer.positions) if layer.kind == "linear" else layer.in_hw
+    return layer.kind, layer.kernel, layer.stride, groups, size

@@ -1,6 +1,8 @@
 """MAKE IT GOOD AND KEEP IT: fine-tuning, and files without pickle."""
 
-from secateur.finish.checkpoint import load, load_weights, save
-from secateur.finish.finetune import Epoch, FineTune, finetune
+from secateur.finish.checkpoint import load, load_weights, save, trained
+from secateur.finish.finetune import finetune
+from secateur.finish.settings import FineTune
+from secateur.finish.training import Epoch
 
-__all__ = ["Epoch", "FineTune", "finetune", "load", "load_weights", "save"]
+__all__ = ["Epoch", "FineTune", "finetune", "load", "load_weights", "save", "trained"]

@@ -17,13 +17,14 @@ from torch import Tensor, nn
 from secateur.errors import CheckpointError
 from secateur.prune import PICKED, Picking, pick, resize, set_tensor
 from secateur.run import write_atomically
+from secateur.sparse import Pattern, impose, masked_layers, pack, pattern, unpack
 
 CHANNELS = ("in_channels", "out_channels", "groups", "in_features", "out_features", "num_features")
 FORMAT = "secateur-1"
 
 
 def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
-    """Write a network's tensors, and the widths of its layers, to one safetensors file.
+    """Write a network's tensors, and the widths of its layers, to one safetensors file; sparse weights are packed.
 
     Raises CheckpointError where the file cannot be written.
     """
@@ -32,9 +33,14 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
     shared = {name: seen[t.data_ptr()] for name, t in state.items() if t.numel() and _known(seen, name, t)}
     tensors = {name: tensor for name, tensor in state.items() if name not in shared}
     widths = {name: widths for name, module in model.named_modules() if (widths := _widths(module))}
-    note = {"format": FORMAT, "widths": json.dumps(widths), "shared": json.dumps(shared)}
+    sparse = {name: {"pattern": str(kind), "shape": [*mask.shape]} for name, _, mask, kind in masked_layers(model)}
+    for name, _, mask, kind in masked_layers(model):
+        if packed := pack(tensors[f"{name}.weight"], mask.cpu(), kind):
+            del tensors[f"{name}.weight"]
+            tensors |= {f"{name}.weight.{part}": tensor.contiguous() for part, tensor in packed.items()}
+    note = {"widths": json.dumps(widths), "shared": json.dumps(shared), "sparse": json.dumps(sparse)}
     try:
-        write_atomically(Path(path), to_bytes(tensors, metadata=note))
+        write_atomically(Path(path), to_bytes(tensors, metadata={"format": FORMAT} | note))
     except OSError as error:
         raise CheckpointError(f"cannot write {path}: {error.strerror}; name another place") from error
 
@@ -61,9 +67,14 @@ def load(path: str | os.PathLike[str], dense: nn.Module) -> nn.Module:
     tensors, note = read_tensors(path)
     if note.get("format") != FORMAT:
         raise CheckpointError(f"{path} was not written by secateur.save; load it into the dense model instead")
-    shared: dict[str, str] = json.loads(note["shared"])
-    tensors |= {name: tensors[first] for name, first in shared.items()}
     model = copy.deepcopy(dense)
+    try:
+        shared: dict[str, str] = json.loads(note["shared"])
+        tensors |= {name: tensors[first] for name, first in shared.items()}
+        widths: dict[str, dict[str, int]] = json.loads(note["widths"])
+        masks = _unpack(model, tensors, json.loads(note.get("sparse", "{}")))
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RuntimeError) as error:
+        raise CheckpointError(f"{path} is damaged, or of another architecture ({error}); make it again") from error
     _restore_picks(model, tensors, path)
     expected = model.state_dict()
     missing, unknown = sorted(expected.keys() - tensors), sorted(tensors.keys() - expected)
@@ -74,8 +85,33 @@ def load(path: str | os.PathLike[str], dense: nn.Module) -> nn.Module:
         )
     for name, tensor in tensors.items():
         _fill(model, name, tensor, path)
-    _set_widths(model, json.loads(note["widths"]))
+    _set_widths(model, widths)
+    for name, (mask, kind) in masks.items():
+        layer = model.get_submodule(name)
+        impose(layer, mask.to(layer.get_parameter("weight").device), kind)
     return model
+
+
+def _unpack(
+    model: nn.Module, tensors: dict[str, Tensor], sparse: Mapping[str, Mapping[str, Any]]
+) -> dict[str, tuple[Tensor, Pattern]]:
+    """Replace the parts of sparse weights by the whole weights; what each layer masks, and its pattern.
+
+    Raises ValueError, and what a malformed note may lead to.
+    """
+    masks = {}
+    for name, said in sparse.items():
+        prefix, kind = f"{name}.weight.", pattern(said["pattern"])
+        whole, shape = model.get_submodule(name).get_parameter("weight").shape, said["shape"]
+        if len(shape) != len(whole) or not all(0 < new <= was for new, was in zip(shape, whole, strict=True)):
+            raise ValueError(f"the weight of {name} is {shape}, which is no part of {list(whole)}")
+        parts = {key.removeprefix(prefix): tensors.pop(key) for key in [*tensors] if key.startswith(prefix)}
+        if parts:
+            tensors[f"{name}.weight"], mask = unpack(parts, shape, kind)
+        else:
+            mask = tensors[f"{name}.weight"] != 0
+        masks[name] = mask, kind
+    return masks
 
 
 def _restore_picks(model: nn.Module, tensors: Mapping[str, Tensor], path: str | os.PathLike[str]) -> None:
@@ -131,6 +167,17 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
                 "safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')"
             ) from error
         raise CheckpointError(f"{place} is not a whole safetensors file ({error}); make it again") from error
+
+
+def trained(path: str | os.PathLike[str], fresh: nn.Module) -> nn.Module:
+    """The network that a file holds, dense or already pruned: what `save` wrote, or else as `load_weights` reads it.
+
+    `fresh` is an untrained network of the dense architecture. Raises CheckpointError.
+    """
+    if Path(path).suffix == ".safetensors" and read_tensors(path)[1].get("format") == FORMAT:
+        return load(path, fresh)
+    load_weights(fresh, path)
+    return fresh
 
 
 def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:

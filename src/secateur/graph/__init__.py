@@ -3,9 +3,10 @@
 from secateur.graph.count import count_costs
 from secateur.graph.entries import entries_named, entries_of, with_entries
 from secateur.graph.forward import watch
-from secateur.graph.graph import ChannelGroup, Count, Counts, Extent, Layer, ModelGraph, Side, Slice
+from secateur.graph.graph import ChannelGroup, Count, Counts, Extent, Layer, ModelGraph, Side, Slice, Sparsity
 from secateur.graph.operations import OperationLog
 from secateur.graph.private import Example, as_inputs, private_copy
+from secateur.graph.sparsity import may_be_sparse, sparsities_named, with_sparsity
 from secateur.graph.trace import trace
 
 __all__ = [
@@ -19,12 +20,16 @@ __all__ = [
     "OperationLog",
     "Side",
     "Slice",
+    "Sparsity",
     "as_inputs",
     "count_costs",
     "entries_named",
     "entries_of",
+    "may_be_sparse",
     "private_copy",
+    "sparsities_named",
     "trace",
     "watch",
     "with_entries",
+    "with_sparsity",
 ]

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from secateur.graph.coupling import PRODUCERS
 from secateur.graph.private import Example, as_inputs
 from secateur.plan import Costs
+from secateur.sparse import masked_layers, stored_bytes
 
 
 def count_costs(model: nn.Module, example_input: Example) -> Costs:
@@ -18,7 +20,7 @@ def count_costs(model: nn.Module, example_input: Example) -> Costs:
 
     MACs are half of what `torch.utils.flop_counter` counts on the meta device (it also sees attention); a model
     that does not run there (what it does depends on numbers, or it holds tensors that are no buffers) is counted
-    on its own device.
+    on its own device. Of sparse layers only the weights that are not masked count, and what `secateur.save` writes.
     """
     inputs = as_inputs(example_input)
     private = copy.deepcopy(model).eval()
@@ -27,17 +29,24 @@ def count_costs(model: nn.Module, example_input: Example) -> Costs:
             flops = _flops(private.to("meta"), tuple(x.to("meta") for x in inputs))
     except Exception:
         flops = _flops(copy.deepcopy(model).eval(), inputs)
-    state = model.state_dict().values()
-    return Costs(
-        macs=flops // 2 // len(inputs[0]),
-        params=sum(parameter.numel() for parameter in model.parameters()),
-        bytes=sum(tensor.numel() * tensor.element_size() for tensor in state),
-    )
+    total = flops.pop("Global", 0)
+    params = sum(parameter.numel() for parameter in model.parameters())
+    size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+    blocks = 0
+    for name, layer, mask, pattern in masked_layers(model):
+        weight, gone = layer.get_parameter("weight"), int((~mask).sum())
+        total -= round(flops.get(".".join(filter(None, (type(model).__name__, name))), 0) * gone / mask.numel())
+        params -= gone
+        size -= max(weight.nbytes - stored_bytes(weight, mask, pattern), 0)
+        blocks += 0 if pattern.fine else gone
+    layers = sum(module.weight.numel() for module in model.modules() if isinstance(module, PRODUCERS))
+    return Costs(total // 2 // len(inputs[0]), params, size, block_sparsity=blocks / max(layers, 1))
 
 
-def _flops(model: nn.Module, inputs: tuple[Tensor, ...]) -> int:
+def _flops(model: nn.Module, inputs: tuple[Tensor, ...]) -> dict[str, int]:
+    """By the name of the module, after that of the network; the whole is called Global."""
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model(*inputs)
-    return counter.get_total_flops()
+    return {name: sum(by_kind.values()) for name, by_kind in counter.get_flop_counts().items()}

@@ -54,6 +54,7 @@ def _may_pick(layer: Layer) -> bool:
 
 
 def _entry(layer: Layer) -> ChannelGroup:
+    """What it holds beside weights are the numbers of the channels that it picks, 64 bits each."""
     index = np.arange(layer.in_channels)[:, None]
     return ChannelGroup(
         key=layer.name + SUFFIX,
@@ -62,7 +63,7 @@ def _entry(layer: Layer) -> ChannelGroup:
         producers=(),
         consumers=(layer.name,),
         vector_params=0,
-        vector_bytes=0,
+        vector_bytes=8,
         fixed="" if layer.in_channels > 1 else "a single channel",
     )
 

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from secateur.plan import Costs
+from secateur.sparse import Pattern
 
 Side = Literal["in", "out"]
 Index = npt.NDArray[np.int64]
@@ -40,6 +41,19 @@ class Extent:
 
 
 @dataclass(frozen=True)
+class Sparsity:
+    """Weights of one layer of which a plan keeps a share: so many of `levels` equal parts."""
+
+    key: str
+    pattern: Pattern
+    levels: int
+
+    def density(self, counts: Mapping[str, Any]) -> Any:
+        """The share of the layer's weights that stays: a number, or an array where the counts are arrays."""
+        return counts.get(self.key, self.levels) / self.levels
+
+
+@dataclass(frozen=True)
 class Layer:
     """Facts of one weighted operation, in the order of the forward pass.
 
@@ -47,6 +61,7 @@ class Layer:
     that the layer runs once in a forward pass, on one row of its input for each example.
     `norm` names the batch norm that alone reads this layer's output. Where the output then runs into a residual
     sum, `shortcut` is the ordinal, in a forward pass, of the operation whose result is added to it.
+    `sparsity` is there where a plan may thin the weights out.
     """
 
     name: str
@@ -65,6 +80,17 @@ class Layer:
     once: bool = field(default=True, repr=False)
     norm: str | None = None
     shortcut: int | None = None
+    sparsity: Sparsity | None = field(default=None, repr=False)
+
+    def density(self, counts: Counts | Mapping[str, Any]) -> Any:
+        """The share of the weights that is kept: a number, or an array where the counts are arrays."""
+        return 1.0 if self.sparsity is None else self.sparsity.density(counts)
+
+    @property
+    def keys(self) -> frozenset[str]:
+        """Of all that a plan decides about this layer."""
+        own = () if self.sparsity is None else (self.sparsity.key,)
+        return frozenset((*self.inputs.groups, *self.outputs.groups, *own))
 
     def weights(self, keep_in: Any, keep_out: Any) -> Any:
         """Elements of the weight tensor once `keep_in` input and `keep_out` output channels are left (or arrays)."""
@@ -138,6 +164,20 @@ class ModelGraph:
     def group(self) -> Mapping[str, ChannelGroup]:
         """Groups by key."""
         return {group.key: group for group in self.groups}
+
+    @cached_property
+    def sparse(self) -> Mapping[str, Layer]:
+        """Layers that may be sparse, by the key of their sparsity."""
+        return {layer.sparsity.key: layer for layer in self.layers if layer.sparsity is not None}
+
+    def width(self, key: str) -> int:
+        """Units of the group, or levels of the sparsity, that is called `key`."""
+        group = self.group.get(key)
+        return self.sparse[key].sparsity.levels if group is None else group.width  # type: ignore[union-attr]
+
+    def layers_of(self, key: str) -> tuple[str, ...]:
+        """The layers where the group, or the sparsity, that is called `key` is decided."""
+        return (self.sparse[key].name,) if key in self.sparse else self.group[key].layers
 
     @property
     def prunable(self) -> tuple[ChannelGroup, ...]:

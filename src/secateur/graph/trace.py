@@ -15,6 +15,7 @@ from secateur.graph.forward import watch
 from secateur.graph.graph import ModelGraph
 from secateur.graph.grouping import describe_layer, group_channels
 from secateur.graph.private import Example, as_inputs, private_copy
+from secateur.sparse import masked_layers
 
 
 def trace(model: nn.Module, example_input: Example) -> ModelGraph:
@@ -27,6 +28,7 @@ def trace(model: nn.Module, example_input: Example) -> ModelGraph:
         inputs = tuple(x.clone() for x in as_inputs(example_input))
         private = private_copy(model)
         _refuse_computed_weights(private)
+        _refuse_sparse_weights(private)
         calls = watch(private, inputs)
         coupling = couple(private, inputs)
     shared = _shared(private)
@@ -49,6 +51,15 @@ def _refuse_computed_weights(model: nn.Module) -> None:
                 f"{name} computes its weight in a hook (spectral_norm, weight_norm, a pruning mask); make it a "
                 "plain parameter first, with the function of torch.nn.utils that removes what it added"
             )
+
+
+def _refuse_sparse_weights(model: nn.Module) -> None:
+    names = [name for name, *_ in masked_layers(model)]
+    if names:
+        raise TraceError(
+            f"{names[0]} is sparse already, as {len(names)} layers are, and cannot be pruned once more: take the "
+            "network from before, and let one search choose channels and weights together"
+        )
 
 
 def _shared(model: nn.Module) -> dict[str, str]:

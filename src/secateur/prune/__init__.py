@@ -6,7 +6,7 @@ from secateur.prune.entry import PICKED, Picking, pick
 from secateur.prune.fold import fold_norms
 from secateur.prune.order import Criterion, Order, Orders
 from secateur.prune.proof import prove
-from secateur.prune.pruner import Pruner, PruneSettings, counts_of_plan
+from secateur.prune.pruner import Pruner, PruneSettings, counts_of_plan, shaped
 from secateur.prune.recalibrate import disagreement, recalibrate
 from secateur.prune.sequence import SequentialRefit
 
@@ -31,4 +31,5 @@ __all__ = [
     "recalibrate",
     "resize",
     "set_tensor",
+    "shaped",
 ]

@@ -21,14 +21,14 @@ Grams = Mapping[str, Tensor]
 
 
 def refittable(graph: ModelGraph) -> tuple[Layer, ...]:
-    """Layers that mix input channels of which some can be cut, and that are small enough to solve."""
+    """Layers that mix input channels of which some can be cut, or may be sparse; small enough to solve."""
     prunable = {group.key for group in graph.prunable}
     return tuple(
         layer
         for layer in graph.layers
         if layer.once
         and layer.kind != "depthwise"
-        and prunable & set(layer.inputs.groups)
+        and (layer.sparsity is not None or prunable & set(layer.inputs.groups))
         and layer.features <= LARGEST
     )
 

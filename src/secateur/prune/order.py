@@ -21,6 +21,7 @@ from secateur.prune.gram import Grams
 from secateur.prune.refit import RIDGE, has_offset
 from secateur.threads import torch_threads
 
+Curve = npt.NDArray[np.float64]
 Criterion = Literal["elimination", "magnitude"]
 
 
@@ -30,7 +31,7 @@ class Order:
     lost when n units stay (0 with all of them; NaN where the criterion does not tell)."""
 
     units: npt.NDArray[np.int64]
-    loss: npt.NDArray[np.float64]
+    loss: Curve
 
     def keep(self, count: int) -> npt.NDArray[np.int64]:
         """The `count` most valuable units, ascending."""

@@ -6,7 +6,9 @@ import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from torch import nn
+import numpy as np
+import torch
+from torch import Tensor, nn
 
 from secateur.errors import PlanError
 from secateur.graph import ModelGraph, private_copy
@@ -16,10 +18,12 @@ from secateur.prune.cut import Cutter, Kept
 from secateur.prune.entry import as_before
 from secateur.prune.fold import without_norms
 from secateur.prune.gram import Grams, collect
-from secateur.prune.order import Criterion, Orders, keep, rank
+from secateur.prune.order import Criterion, Curve, Order, Orders, keep, rank
 from secateur.prune.recalibrate import nearer, recalibrated
 from secateur.prune.refit import Refitter
 from secateur.prune.sequence import SequentialRefit
+from secateur.prune.weights import WeightOrder, WeightOrders, masks, rank_weights
+from secateur.sparse import impose, release
 
 
 @dataclass(frozen=True)
@@ -59,12 +63,14 @@ class Pruner:
         needed = self.settings.refit or self.settings.criterion == "elimination"
         grams = collect(self.dense, graph, calibration) if needed else {}
         self.orders: Orders = rank(self.dense, graph, grams, self.settings.criterion)
+        folded, plain = without_norms(self.dense, graph, calibration.head(1).inputs)
+        # How much an output matters shows behind its norm, not before: outputs compare where norms are folded.
+        self.weight_orders: WeightOrders = rank_weights(folded, graph, grams, self.settings.criterion)
         moments = grams if self.settings.refit else None
         self._for_good = _Cut(self.dense, graph, moments)
-        folded, plain = without_norms(self.dense, graph, calibration.head(1).inputs)
-        self._for_trials = _Cut(folded, plain, moments)
         few = min(self.trial_examples, len(calibration))
         self._in_trials = SequentialRefit(folded, plain, calibration.head(few), rows=4) if few else None
+        self._for_trials = _Cut(folded, plain, moments, sparse=not few)
 
     @property
     def trial_examples(self) -> int:
@@ -80,14 +86,23 @@ class Pruner:
         twin._for_trials = self._for_trials.fork()
         return twin
 
+    @property
+    def losses(self) -> dict[str, Curve]:
+        """The loss curve of every site, by its key: what each count of it is expected to lose."""
+        found: dict[str, Order | WeightOrder] = {**self.orders, **self.weight_orders}
+        return {key: order.loss for key, order in found.items()}
+
     def kept(self, counts: Mapping[str, int]) -> Kept:
         """The units that stay in each group of a plan."""
-        return keep(self.orders, counts)
+        return keep(self.orders, {key: count for key, count in counts.items() if key in self.orders})
+
+    def _cut(self, cut: _Cut, counts: Mapping[str, int]) -> tuple[nn.Module, Kept]:
+        kept = self.kept(counts)
+        return cut(kept, masks(self.graph, self.weight_orders, counts, kept)), kept
 
     def candidate(self, counts: Mapping[str, int]) -> nn.Module:
         """The cut and refitted network, its norms folded, valid until the next call; no copy is made."""
-        kept = self.kept(counts)
-        candidate = self._for_trials(kept)
+        candidate, kept = self._cut(self._for_trials, counts)
         if self._in_trials is not None:
             self._in_trials.apply(candidate, kept)
         return candidate
@@ -98,8 +113,8 @@ class Pruner:
         Each of the last two is taken only where it brings the answers, on calibration inputs held out from
         it, nearer to the dense network's: few examples can be overfitted.
         """
-        kept = self.kept(counts)
-        pruned = copy.deepcopy(self._for_good(kept)).eval()
+        pruned, kept = self._cut(self._for_good, counts)
+        pruned = copy.deepcopy(pruned).eval()
         held_out = len(self.calibration) // 5
         fit = self.calibration.head(len(self.calibration) - held_out)
         check = self.calibration.tail(held_out) if held_out else fit
@@ -118,11 +133,37 @@ class Pruner:
         return refitted
 
 
-class _Cut:
-    """Cuts a network, and refits it on the dense network's inputs if their moments are given."""
+def shaped(cutter: Cutter, counts: Mapping[str, int]) -> nn.Module:
+    """The network cut and thinned out to these sizes, whichever channels and blocks: what takes the same time."""
+    graph, generator = cutter.graph, torch.Generator().manual_seed(0)
+    network = cutter.cut({key: np.arange(count) for key, count in counts.items() if key in graph.group})
+    masks = {}
+    for layer in graph.sparse.values():
+        assert layer.sparsity is not None
+        if (density := layer.sparsity.density(counts)) < 1:
+            weight = network.get_parameter(f"{layer.name}.weight")
+            value = torch.rand(len(weight), weight[0].numel(), generator=generator)
+            masks[layer.name] = layer.sparsity.pattern.best(value, density).view_as(weight).to(weight.device)
+    return _thinned(network, graph, masks)
 
-    def __init__(self, network: nn.Module, graph: ModelGraph, moments: Grams | None) -> None:
-        self._network, self._graph = network, graph
+
+def _thinned(network: nn.Module, graph: ModelGraph, masks: Mapping[str, Tensor]) -> nn.Module:
+    """The network with these masks, and no others that it had."""
+    for layer in graph.sparse.values():
+        assert layer.sparsity is not None
+        module, mask = network.get_submodule(layer.name), masks.get(layer.name)
+        release(module) if mask is None else impose(module, mask, layer.sparsity.pattern)
+    return network
+
+
+class _Cut:
+    """Cuts a network, and refits it on the dense network's inputs if their moments are given.
+
+    Sparse layers too, unless another refit follows: theirs takes iterations, not a solution that can be remembered.
+    """
+
+    def __init__(self, network: nn.Module, graph: ModelGraph, moments: Grams | None, sparse: bool = True) -> None:
+        self._network, self._graph, self._sparse = network, graph, sparse
         self._cutter = Cutter(network, graph)
         self._refitter = None if moments is None else Refitter(network, graph, moments)
 
@@ -132,18 +173,24 @@ class _Cut:
         twin._cutter = Cutter(self._network, self._graph)
         return twin
 
-    def __call__(self, kept: Kept) -> nn.Module:
-        """The network cut, valid until the next call."""
-        candidate = self._cutter.cut(kept)
+    def __call__(self, kept: Kept, masks: Mapping[str, Tensor]) -> nn.Module:
+        """The network cut and thinned out, valid until the next call."""
+        candidate = _thinned(self._cutter.cut(kept), self._graph, masks)
         if self._refitter is not None:
-            self._refitter.apply(candidate, kept)
+            self._refitter.apply(candidate, kept, self._sparse)
         return candidate
 
 
 def counts_of_plan(plan: Plan, graph: ModelGraph) -> dict[str, int]:
-    """Units kept of each group a plan names. Raises PlanError where it names what the network does not have."""
+    """Units kept of each group, or levels of each sparsity, that a plan names.
+
+    Raises PlanError where it names what the network does not have.
+    """
     counts = {}
     for key in plan:
+        if key in graph.sparse:
+            counts[key] = max(1, round(plan[key] * graph.width(key)))
+            continue
         if key not in graph.group:
             known = ", ".join(group.key for group in graph.prunable[:6])
             raise PlanError(f"the plan names {key!r}, which this network does not have (it has {known}, ...)")

@@ -15,8 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from secateur.graph import Layer, ModelGraph
-from secateur.prune.cut import Kept, Places, places
+from secateur.prune.conjugate import masked_least_squares
+from secateur.prune.cut import Kept, places
 from secateur.prune.gram import Grams
+from secateur.sparse import mask_of
 
 RIDGE = 1e-4
 """Added to the diagonal of every Gram matrix, as a fraction of its mean: rank-deficient inputs stay solvable."""
@@ -53,28 +55,38 @@ class Refitter:
         self._bytes = 0
         self._lock = threading.Lock()
 
-    def apply(self, candidate: nn.Module, kept: Kept) -> None:
-        """Give the layers of a cut network, whose inputs lost channels, their refitted weights."""
-        where = places(self.graph, kept)
-        for (name, side), inward in where.items():
-            if side == "in" and name in self.grams:
-                self._refit(candidate, self.graph.layer[name], inward, where)
+    def apply(self, candidate: nn.Module, kept: Kept, sparse: bool = True) -> None:
+        """Give the layers of a cut network that lost inputs, or weights, those that make up for them.
 
-    def _refit(self, candidate: nn.Module, layer: Layer, inward: npt.NDArray[np.int64], where: Places) -> None:
+        Without `sparse`, layers that lost weights are left to another refit.
+        """
+        where = places(self.graph, kept)
+        for name in self.grams:
+            layer, inward = self.graph.layer[name], where.get((name, "in"))
+            mask = mask_of(candidate.get_submodule(name))
+            if (inward is None) if mask is None else (not sparse):
+                continue
+            outward = where.get((name, "out"))
+            left = slice(None) if outward is None else torch.from_numpy(outward)
+            weight, offset = self._refitted(layer, inward, left, mask)
+            target = candidate.get_parameter(f"{name}.weight")
+            target.data.copy_(weight.view(target.shape))
+            if self._offset[name]:
+                shift(candidate, layer, offset)
+
+    def _refitted(
+        self, layer: Layer, inward: npt.NDArray[np.int64] | None, outward: Tensor | slice, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Weights [outputs left, features left] and offset [outputs left]."""
+        if mask is not None:
+            return self.solve_masked(layer, inward, outward, mask)
+        assert inward is not None
         key = (layer.name, inward.tobytes())
         solution = self._solved.get(key)
         if solution is None:
             solution = self.solve(layer, inward)
             self._remember(key, solution)
-        weight, offset = solution
-        outward = where.get((layer.name, "out"))
-        if outward is not None:
-            index = torch.from_numpy(outward).to(weight.device)
-            weight, offset = weight[index], offset[index]
-        target = candidate.get_parameter(f"{layer.name}.weight")
-        target.data.copy_(weight.view(target.shape))
-        if self._offset[layer.name]:
-            shift(candidate, layer, offset)
+        return solution[0][outward], solution[1][outward]
 
     def _remember(self, key: tuple[str, bytes], solution: tuple[Tensor, Tensor]) -> None:
         with self._lock:
@@ -85,23 +97,46 @@ class Refitter:
 
     def solve(self, layer: Layer, inward: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Weights [out, features kept] on the input channels `inward`, and the offset [out] they leave."""
+        weight, kept = self._weight[layer.name], self._features(layer, inward)
+        rows, offsets = [], []
+        for gram, w in zip(self.grams[layer.name], weight.flatten(1).chunk(layer.groups), strict=True):
+            square, right = _normal_equations(gram, w.to(gram.dtype), kept, self._offset[layer.name])
+            solution = torch.linalg.solve(square, right.T).T
+            rows.append(solution)
+            offsets.append(self._shift(layer, gram, w, solution, kept))
+        return torch.cat(rows).to(weight.dtype), torch.cat(offsets).to(weight.dtype)
+
+    def solve_masked(
+        self, layer: Layer, inward: npt.NDArray[np.int64] | None, outward: Tensor | slice, mask: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The same for the outputs `outward`, with the masked weights only."""
+        weight, gram = self._weight[layer.name].flatten(1)[outward], self.grams[layer.name][0]
+        kept = self._features(layer, np.arange(layer.in_channels) if inward is None else inward)
+        square, right = _normal_equations(gram, weight.to(gram.dtype), kept, self._offset[layer.name])
+        start = weight[:, kept].float()
+        solution = masked_least_squares(square.float(), right.float(), start, mask.flatten(1))
+        return solution.to(weight.dtype), self._shift(layer, gram, weight, solution, kept).to(weight.dtype)
+
+    def _features(self, layer: Layer, inward: npt.NDArray[np.int64]) -> Tensor:
+        """Columns of the matrix form of the weight that belong to the input channels, in one group."""
         weight = self._weight[layer.name]
         area, period = int(np.prod(weight.shape[2:])), weight.shape[1]
         local = torch.from_numpy(inward[inward < period])
-        kept = (local[:, None] * area + torch.arange(area)).ravel().to(weight.device)
-        rows, offsets = [], []
-        for gram, w in zip(self.grams[layer.name], weight.flatten(1).chunk(layer.groups), strict=True):
-            solution, offset = _least_squares(gram, w.to(gram.dtype), kept, self._offset[layer.name])
-            rows.append(solution)
-            offsets.append(offset)
-        return torch.cat(rows).to(weight.dtype), torch.cat(offsets).to(weight.dtype)
+        return (local[:, None] * area + torch.arange(area)).ravel().to(weight.device)
+
+    def _shift(self, layer: Layer, gram: Tensor, weight: Tensor, solution: Tensor, kept: Tensor) -> Tensor:
+        """What the mean of the output lost."""
+        if not self._offset[layer.name]:
+            return weight.new_zeros(len(weight))
+        mean = gram[:-1, -1]
+        return weight.to(mean.dtype) @ mean - solution.to(mean.dtype) @ mean[kept]
 
 
-def _least_squares(gram: Tensor, weight: Tensor, kept: Tensor, offset: bool) -> tuple[Tensor, Tensor]:
+def _normal_equations(gram: Tensor, weight: Tensor, kept: Tensor, offset: bool) -> tuple[Tensor, Tensor]:
+    """A and b of `A w^T = b^T`: [kept, kept] and [out, kept]."""
     moments, mean = gram[:-1, :-1], gram[:-1, -1]
     if offset:
         moments = moments - torch.outer(mean, mean)
     square = moments[kept][:, kept]
     square.diagonal().add_(RIDGE * square.diagonal().mean() + 1e-12)
-    solution = torch.linalg.solve(square, moments[kept] @ weight.T).T
-    return solution, weight @ mean - solution @ mean[kept] if offset else weight.new_zeros(len(weight))
+    return square, weight @ moments[:, kept]

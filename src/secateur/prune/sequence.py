@@ -10,18 +10,24 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from secateur.graph import Layer, ModelGraph, OperationLog
 from secateur.prune.calibration import Calibration, input_rows, output_rows, sample_positions, with_constant
+from secateur.prune.conjugate import masked_least_squares
 from secateur.prune.cut import Kept, places
 from secateur.prune.gram import LARGEST
 from secateur.prune.refit import has_offset, shift
+from secateur.sparse import mask_of
 
 MOST_ACTIVATIONS = 2**29
 """Elements of one layer's input and output, over all examples (2 GB)."""
+NARROW, PIECES = 32, 4
+"""Columns below which a product is not worth cutting up, and pieces at most."""
 RIDGE = 1e-3
 """Pull towards the weights as they are, as a fraction of the mean energy of a layer's inputs."""
 
@@ -133,19 +139,41 @@ def _fit(model: nn.Module, layer: Layer, rows: Tensor, target: Tensor) -> None:
     module = model.get_submodule(layer.name)
     assert isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Linear))
     weight = module.weight.data.flatten(1).unflatten(0, (rows.shape[1], -1))
-    bias = module.bias.data if module.bias is not None else weight.new_zeros(weight.shape[:2]).flatten()
     offset = has_offset(model, layer)
     x = (rows if offset else rows[..., :-1]).transpose(0, 1)
-    y = x[..., : weight.shape[2]] @ weight.transpose(1, 2) + bias.unflatten(0, weight.shape[:2])[:, None]
-    missing = target.unflatten(1, weight.shape[:2]).transpose(0, 1) - y
-    square = x.transpose(1, 2) @ x
+    square = _moments(x)
+    now = weight
+    if offset:
+        bias = module.bias.data if module.bias is not None else weight.new_zeros(weight.shape[:2]).flatten()
+        now = torch.cat([weight, bias.view(*weight.shape[:2], 1)], 2)
+    wanted = target.unflatten(1, weight.shape[:2]).transpose(0, 1)
+    right = x.transpose(1, 2) @ wanted - square @ now.transpose(1, 2)
     diagonal = square.diagonal(dim1=1, dim2=2)
     diagonal.add_(RIDGE * diagonal[:, : weight.shape[2]].mean(1, keepdim=True) + 1e-9)
-    change = _solve(square, x.transpose(1, 2) @ missing)
+    mask = mask_of(module)
+    change = _solve(square, right) if mask is None else _solve_masked(square, right, mask)
     moved = weight + change[:, : weight.shape[2]].transpose(1, 2)
     module.weight.data.copy_(moved.flatten(0, 1).view_as(module.weight))
     if offset:
         shift(model, layer, change[:, -1].flatten())
+
+
+def _moments(x: Tensor) -> Tensor:
+    """x^T x [groups, D, D] of x [groups, rows, D]; wide ones by pieces, as what lies below the diagonal is known."""
+    pieces = max(min(x.shape[2] // NARROW, PIECES), 1)
+    ends = [x.shape[2] * number // pieces for number in range(pieces + 1)]
+    square = x.new_empty(len(x), x.shape[2], x.shape[2])
+    for low, high in pairwise(ends):
+        square[:, low:high, low:] = x[..., low:high].transpose(1, 2) @ x[..., low:]
+        square[:, high:, low:high] = square[:, low:high, high:].transpose(1, 2)
+    return square
+
+
+def _solve_masked(square: Tensor, right: Tensor, mask: Tensor) -> Tensor:
+    """The same, [1, D, D] and [1, D, out], where each output may use some features only; the offset is free."""
+    free = F.pad(mask.flatten(1), (0, square.shape[1] - mask[0].numel()), value=True)
+    change = masked_least_squares(square[0], right[0].T, torch.zeros_like(right[0].T), free)
+    return change.T[None]
 
 
 def _solve(square: Tensor, right: Tensor) -> Tensor:

@@ -46,6 +46,12 @@ COLUMNS = (
     Column("% of", "dense", "", lambda row, dense: _tenths(row.costs.macs, dense.costs.macs)),
     Column("params", "", "parameters", lambda row, dense: amount(row.costs.params)),
     Column("% of", "dense", "", lambda row, dense: _tenths(row.costs.params, dense.costs.params)),
+    Column(
+        "BSF",
+        "%",
+        "weights that lie in whole blocks of zeros",
+        lambda row, dense: _hundredths(row.costs.block_sparsity) if row.costs.block_sparsity else None,
+    ),
     Column("file", "", "size of the saved network", lambda row, dense: _known(row.file_bytes, file_size)),
     Column(
         "latency",

@@ -78,11 +78,11 @@ def _is_right(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def doublings(examples: int) -> list[int]:
-    """Numbers of examples at which a candidate is looked at: all, a half, a quarter, ..., no fewer than 100."""
-    marks = [examples]
-    while marks[0] // 2 >= FEWEST:
-        marks.insert(0, marks[0] // 2)
-    return marks
+    """Numbers of examples at which a candidate is looked at: 100, 200, 400, ..., all."""
+    marks = [FEWEST]
+    while 2 * marks[-1] < examples:
+        marks.append(2 * marks[-1])
+    return [*(mark for mark in marks if mark < examples), examples]
 
 
 class Examples:

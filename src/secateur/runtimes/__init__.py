@@ -1,6 +1,6 @@
 """WHERE A MODEL REALLY RUNS: files for the runtimes that ship it, and the engines that score candidates."""
 
-from secateur.runtimes.eager import Eager, latencies_ms
+from secateur.runtimes.eager import Eager, eager_session, latencies_ms
 from secateur.runtimes.engine import ENGINES, Engine, engine
 from secateur.runtimes.export import (
     RUNTIMES,
@@ -12,6 +12,7 @@ from secateur.runtimes.export import (
     meter_called,
     runtime_called,
 )
+from secateur.runtimes.kernels import block_sparse, quicker
 
 __all__ = [
     "ENGINES",
@@ -20,11 +21,14 @@ __all__ = [
     "Engine",
     "Measured",
     "Runtime",
+    "block_sparse",
+    "eager_session",
     "engine",
     "export",
     "installed",
     "latencies_ms",
     "measure",
     "meter_called",
+    "quicker",
     "runtime_called",
 ]

@@ -75,12 +75,15 @@ RULES: dict[str, Rule] = {"uniform": uniform, "shallow": shallow, "deep": deep}
 
 def apply_rule(space: SearchSpace, rule: Rule, limit: float | None = None) -> Plan:
     """The rule's plan that uses `limit` (the space's own) up. Rules are made for what layers put out: entries stay
-    whole, unless the budget cannot be met so."""
-    entry = [space.graph.group[site.key].entry for site in space.sites]
-    if all(entry) or not any(entry):
+    whole and weights dense, unless the budget cannot be met so."""
+    made = {group.key for group in space.graph.groups if not group.entry}
+    beside = [site.key not in made for site in space.sites]
+    limit = space.limit if limit is None else limit
+    at_least = {site.key: site.width if alone else site.least for site, alone in zip(space.sites, beside, strict=True)}
+    if all(beside) or not any(beside) or space.cost(at_least) > limit:
         return space.fit(rule(len(space.sites)), limit)
-    keeps = iter(rule(entry.count(False)))
-    return space.fit([WHOLE if alone else next(keeps) for alone in entry], limit)
+    keeps = iter(rule(beside.count(False)))
+    return space.fit([WHOLE if alone else next(keeps) for alone in beside], limit)
 
 
 def rule_plan(space: SearchSpace, number: int, limit: float | None = None) -> Plan | None:

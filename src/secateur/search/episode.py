@@ -19,8 +19,8 @@ class Episode:
     """The state of one walk. Arithmetic only, so that a whole walk fits inside `ask`.
 
     A state is float32 [11], every feature in [0, 1]. Site t is described by the first layer that makes its
-    channels. `reduced` is what the decisions so far save, `rest` what the layers after this one cost dense,
-    both as fractions of the dense network.
+    channels, or has its weights. `reduced` is what the decisions so far save, `rest` what the layers after this
+    one cost dense, both as fractions of the dense network.
     """
 
     def __init__(self, space: SearchSpace, limit: float | None = None) -> None:
@@ -113,7 +113,7 @@ def site_facts(space: SearchSpace) -> Array:
     rank = {layer.name: number for number, layer in enumerate(graph.layers)}
     rows = []
     for number, site in enumerate(space.sites):
-        layers = graph.group[site.key].layers
+        layers = graph.layers_of(site.key)
         layer = graph.layer[layers[0]]
         rows.append(
             [

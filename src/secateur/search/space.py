@@ -6,15 +6,16 @@ import copy
 import fnmatch
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from secateur.cost import CostModel, LayerTable, NetworkCost, costs, model_for
 from secateur.errors import BudgetError, TraceError
-from secateur.graph import ChannelGroup, ModelGraph, entries_of, with_entries
+from secateur.graph import ChannelGroup, Layer, ModelGraph, entries_of, may_be_sparse, with_entries, with_sparsity
 from secateur.plan import Budget, Costs, Plan, Site
+from secateur.sparse import Pattern, pattern
 
 Curve = npt.NDArray[np.float64]
 HALVINGS = 16
@@ -41,12 +42,20 @@ class SpaceSettings:
     """Whether convolutions that read a stream which is not cut may each leave out some of its channels."""
     leave: tuple[str, ...] = ()
     """Names, or patterns such as `layer1.*`, of groups to leave alone."""
+    sparsity: dict[str, str] = field(default_factory=dict)
+    """Layers, by names or patterns of names, whose weights may be thinned out, and what goes together: `element`,
+    blocks such as `16x16` (outputs by inputs), or `n:4` (so many of every four). The first that fits a layer counts."""
 
     def __post_init__(self) -> None:
         if not 0 < self.min_keep <= 1:
             raise BudgetError(f"min_keep = {self.min_keep}: give a fraction in (0, 1]")
         if self.step is not None and self.step < 1:
             raise BudgetError(f"step = {self.step}: give a number of channels, 1 or more")
+        for name, text in self.sparsity.items():
+            try:
+                pattern(text)
+            except ValueError as error:
+                raise BudgetError(f"sparsity of {name}: {error}") from error
 
     def left_alone(self, group: ChannelGroup) -> str:
         """Why the group is not searched; empty if it is."""
@@ -64,6 +73,27 @@ class SpaceSettings:
         step = min(step, group.width)
         least = math.ceil(max(self.min_keep * group.width, 1) / step) * step
         return Site(group.key, group.width, step, min(least, group.width))
+
+    def patterns(self, graph: ModelGraph) -> dict[str, Pattern]:
+        """The layers that may be sparse. Raises BudgetError where a name stands for none."""
+        able = [layer.name for layer in graph.layers if may_be_sparse(layer)]
+        found: dict[str, Pattern] = {}
+        for wanted, text in self.sparsity.items():
+            names = fnmatch.filter(able, wanted)
+            if not names:
+                raise BudgetError(
+                    f"sparsity names {wanted!r}, and no layer of that name can be sparse; it can be in "
+                    f"{', '.join(able[:6])}, ... (not in depthwise or grouped ones, nor in those that run twice)"
+                )
+            found = {name: pattern(text) for name in names} | found
+        return found
+
+    def thinned(self, layer: Layer) -> Site:
+        """The site of a layer that may be sparse, in steps of its density."""
+        assert layer.sparsity is not None
+        key, levels = layer.sparsity.key, layer.sparsity.levels
+        least = math.ceil(self.min_keep * levels)
+        return Site(key, levels, 1, max(least, 1), str(layer.sparsity.pattern))
 
 
 def default_step(width: int) -> int:
@@ -87,17 +117,21 @@ class SearchSpace:
     ) -> None:
         self.settings = settings or SpaceSettings()
         names = entries_of(graph, self.settings.left_alone) if self.settings.entries else ()
-        self.graph = graph = with_entries(graph, names)
+        graph = with_entries(graph, names)
+        self.graph = graph = with_sparsity(graph, self.settings.patterns(graph))
         self.losses: Mapping[str, Curve] = {}
         self.weighed = False
         self.budget = budget
         self.prices = {model.metric: NetworkCost(graph, model) for model in prices}
         self.dense = graph.dense.also({metric: cost.dense for metric, cost in self.prices.items()})
         groups = [group for group in graph.groups if not self.settings.left_alone(group)]
-        if not groups:
+        if not groups and not graph.sparse:
             raise TraceError("every group that can be pruned is left alone; loosen `leave`, or set streams = true")
         step = next((model.step for model in prices if isinstance(model, LayerTable)), None)
-        self.sites = tuple(self.settings.site(group, step) for group in groups)
+        sites = [self.settings.site(group, step) for group in groups]
+        sites += [self.settings.thinned(layer) for layer in graph.sparse.values()]
+        rank = {layer.name: number for number, layer in enumerate(graph.layers)}
+        self.sites = tuple(sorted(sites, key=lambda site: rank[graph.layers_of(site.key)[0]]))
         self.cost = self._price(budget.metric)
         self.lowest, self.limit = budget.limits(self.dense)
         least = self.cost({site.key: site.least for site in self.sites})

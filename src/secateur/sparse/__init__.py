@@ -1,16 +1,33 @@
-"""ZEROS THAT SAVE TIME: block-sparse matrices, the kernel that multiplies by them, and the layers made of them."""
+"""ZEROS: which weights go together, masks on layers, how a file holds them; block-sparse layers and their kernels."""
 
-from secateur.sparse.layers import BlockSparseConv2d, BlockSparseLinear, quicker
-from secateur.sparse.matrix import Block, BlockSparse, block_sparsity
+from secateur.sparse.layers import TYPES, BlockSparseConv2d, BlockSparseLinear
+from secateur.sparse.masked import hold, hold_gradients, impose, mask_of, masked_layers, release
+from secateur.sparse.matrix import Block, BlockSparse, block_sparsity, tiled
 from secateur.sparse.native import lanes, library
+from secateur.sparse.pattern import Blocks, Pattern, Runs, pattern
+from secateur.sparse.storage import pack, stored_bytes, unpack
 
 __all__ = [
+    "TYPES",
     "Block",
     "BlockSparse",
     "BlockSparseConv2d",
     "BlockSparseLinear",
+    "Blocks",
+    "Pattern",
+    "Runs",
     "block_sparsity",
+    "hold",
+    "hold_gradients",
+    "impose",
     "lanes",
     "library",
-    "quicker",
+    "mask_of",
+    "masked_layers",
+    "pack",
+    "pattern",
+    "release",
+    "stored_bytes",
+    "tiled",
+    "unpack",
 ]

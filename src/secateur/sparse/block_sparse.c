@@ -3,9 +3,14 @@
        Y[out, n] = W[out, in] X[in, n] + bias[out]
 
    W is kept as blocks of R x C numbers, block row by block row, each block stored column by column (C x R), so that the
-   weights which meet one input lie side by side. Inputs are packed into panels of as many columns as three vectors hold;
-   a panel meets a few rows of W at a time, whose sums stay in registers from the first block to the last. The widest
-   vectors of the processor are found when the program runs. */
+   weights which meet one input lie side by side. There are two ways through, and in both sums stay in registers from the
+   first block of a row to the last:
+
+   - in place: where a column of X lies together and so does one of Y (a linear layer's examples), vectors go along the
+     rows of a block and meet one input at a time of several columns; nothing is copied;
+   - by panels: else inputs are packed into panels of as many columns as three vectors hold, and vectors go along those.
+
+   The widest vectors of the processor are found when the program runs. */
 
 #include <stdint.h>
 #include <stdlib.h>
@@ -22,10 +27,39 @@ typedef struct {
 #define VECTORS 3
 #define PANELS 4 /* that share one reading of W; they stay in the second-level cache */
 #define LINE 16  /* floats in a cache line */
+#define CHUNK 192 /* columns that are copied side by side at a time; they stay in the second-level cache */
 #define FEW 4    /* columns below which they are done one by one */
 
-/* LANES: floats in a vector. ROWS: rows of W at a time, as many as registers allow. */
-#define KERNELS(NAME, TARGET, LANES, ROWS)                                                                             \
+/* In place: V vectors of rows, N columns. */
+#define IN_PLACE(NAME, TARGET, LANES, V, N)                                                                            \
+    TARGET static void NAME##_place_##V##_##N(const Matrix *w, int64_t block_row, int64_t row, const float *x,         \
+                                              int64_t x_n, float *y, int64_t y_n) {                                    \
+        NAME##_vector sum[N][V];                                                                                       \
+        for (int v = 0; v < V; v++) {                                                                                  \
+            const float *bias = w->bias + block_row * w->R + row + v * LANES;                                          \
+            const NAME##_vector first = w->bias ? *(const NAME##_vector *)bias : (NAME##_vector){0};                   \
+            for (int j = 0; j < N; j++)                                                                                \
+                sum[j][v] = first;                                                                                     \
+        }                                                                                                              \
+        const float *weight = w->values + (w->start[block_row] * w->C) * w->R + row;                                   \
+        for (int32_t b = w->start[block_row]; b < w->start[block_row + 1]; b++) {                                      \
+            const float *in = x + w->column[b] * w->C;                                                                 \
+            for (int64_t c = 0; c < w->C; c++, weight += w->R, in++) {                                                 \
+                NAME##_vector by[V];                                                                                   \
+                for (int v = 0; v < V; v++)                                                                            \
+                    by[v] = *(const NAME##_vector *)(weight + v * LANES);                                              \
+                for (int j = 0; j < N; j++)                                                                            \
+                    for (int v = 0; v < V; v++)                                                                        \
+                        sum[j][v] += by[v] * in[j * x_n];                                                              \
+            }                                                                                                          \
+        }                                                                                                              \
+        for (int j = 0; j < N; j++)                                                                                    \
+            for (int v = 0; v < V; v++)                                                                                \
+                *(NAME##_vector *)(y + j * y_n + v * LANES) = sum[j][v];                                               \
+    }
+
+/* LANES: floats in a vector. ROWS of W, or COLUMNS of X, at a time: as many as registers allow. */
+#define KERNELS(NAME, TARGET, LANES, ROWS, COLUMNS, FEWER)                                                                           \
     typedef float NAME##_vector __attribute__((vector_size(4 * LANES), aligned(4)));                                   \
                                                                                                                        \
     TARGET static void NAME##_tile(const Matrix *w, int64_t block_row, int64_t row, const float *panel,                \
@@ -75,18 +109,45 @@ typedef struct {
                     sum += *weight * x[w->column[b] * w->C + c];                                                       \
             sums[row] = sum;                                                                                           \
         }                                                                                                              \
+    }                                                                                                                  \
+                                                                                                                       \
+    IN_PLACE(NAME, TARGET, LANES, 2, COLUMNS)                                                                          \
+    IN_PLACE(NAME, TARGET, LANES, 2, FEWER)                                                                            \
+    IN_PLACE(NAME, TARGET, LANES, 2, 1)                                                                                \
+    IN_PLACE(NAME, TARGET, LANES, 1, COLUMNS)                                                                          \
+    IN_PLACE(NAME, TARGET, LANES, 1, FEWER)                                                                            \
+    IN_PLACE(NAME, TARGET, LANES, 1, 1)                                                                                \
+                                                                                                                       \
+    /* A block row for n columns: element (k, j) of X at x[k + j * x_n], of Y at y[i + j * y_n]. */                    \
+    TARGET static void NAME##_place(const Matrix *w, int64_t block_row, int64_t n, const float *x, int64_t x_n,        \
+                                    float *y, int64_t y_n) {                                                           \
+        for (int64_t row = 0; row < w->R;) {                                                                           \
+            const int two = row + 2 * LANES <= w->R;                                                                   \
+            int64_t j = 0;                                                                                             \
+            for (; j + COLUMNS <= n; j += COLUMNS)                                                                     \
+                (two ? NAME##_place_2_##COLUMNS : NAME##_place_1_##COLUMNS)(w, block_row, row, x + j * x_n, x_n,       \
+                                                                            y + row + j * y_n, y_n);                   \
+            for (; j + FEWER <= n; j += FEWER)                                                                         \
+                (two ? NAME##_place_2_##FEWER : NAME##_place_1_##FEWER)(w, block_row, row, x + j * x_n, x_n,           \
+                                                                        y + row + j * y_n, y_n);                       \
+            for (; j < n; j++)                                                                                         \
+                (two ? NAME##_place_2_1 : NAME##_place_1_1)(w, block_row, row, x + j * x_n, x_n, y + row + j * y_n,    \
+                                                            y_n);                                                      \
+            row += two ? 2 * LANES : LANES;                                                                            \
+        }                                                                                                              \
     }
 
 #if defined(__x86_64__)
-KERNELS(wide, __attribute__((target("avx512f,prefer-vector-width=512"))), 16, 8)
-KERNELS(middle, __attribute__((target("avx2,fma"))), 8, 4)
+KERNELS(wide, __attribute__((target("avx512f,prefer-vector-width=512"))), 16, 8, 12, 4)
+KERNELS(middle, __attribute__((target("avx2,fma"))), 8, 4, 6, 2)
 #endif
-KERNELS(plain, , 4, 4)
+KERNELS(plain, , 4, 4, 6, 2)
 
 typedef struct {
     int lanes, rows;
     void (*tile)(const Matrix *, int64_t, int64_t, const float *, float *);
     void (*column)(const Matrix *, int64_t, const float *, float *);
+    void (*place)(const Matrix *, int64_t, int64_t, const float *, int64_t, float *, int64_t);
 } Kernel;
 
 /* 0: the widest there is; or 4, 8, 16 lanes. */
@@ -94,11 +155,11 @@ static Kernel kernel_of(int lanes) {
 #if defined(__x86_64__)
     __builtin_cpu_init();
     if ((lanes == 0 || lanes == 16) && __builtin_cpu_supports("avx512f"))
-        return (Kernel){16, 8, wide_tile, wide_column};
+        return (Kernel){16, 8, wide_tile, wide_column, wide_place};
     if ((lanes == 0 || lanes == 8) && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-        return (Kernel){8, 4, middle_tile, middle_column};
+        return (Kernel){8, 4, middle_tile, middle_column, middle_place};
 #endif
-    return (Kernel){4, 4, plain_tile, plain_column};
+    return (Kernel){4, 4, plain_tile, plain_column, plain_place};
 }
 
 int secateur_lanes(int lanes) { return kernel_of(lanes).lanes; }
@@ -148,6 +209,19 @@ static void unpack(const float *sums, const float *bias, int64_t rows, int64_t c
                 y[i * y_out + j * y_n] = sums[i * width + j] + (bias ? bias[i] : 0);
 }
 
+/* Columns of X, each together and `apart` from the next, zeros after the last of `in` inputs. */
+static void side_by_side(const float *x, int64_t x_in, int64_t x_n, int64_t in, int64_t padded, int64_t columns,
+                         int64_t apart, float *buffer) {
+    for (int64_t j = 0; j < columns; j++) {
+        if (x_in == 1)
+            memcpy(buffer + j * apart, x + j * x_n, sizeof(float) * in);
+        else
+            for (int64_t k = 0; k < in; k++)
+                buffer[j * apart + k] = x[k * x_in + j * x_n];
+        memset(buffer + j * apart + in, 0, sizeof(float) * (padded - in));
+    }
+}
+
 typedef struct {
     int64_t first, last, out, in, n, x_in, x_n, y_out, y_n;
 } Sizes;
@@ -194,6 +268,18 @@ static void many_columns(const Matrix *w, const Kernel *kernel, const Sizes *at,
     }
 }
 
+/* Memory of this thread for so many floats; kept for the next call, as fresh pages take longer than small products. */
+static float *scratch(int64_t floats) {
+    static __thread float *kept;
+    static __thread int64_t size;
+    if (floats > size) {
+        free(kept);
+        kept = NULL;
+        size = posix_memalign((void **)&kept, 64, sizeof(float) * floats) ? 0 : floats;
+    }
+    return size ? kept : NULL;
+}
+
 /* Element (k, j) of X lies at x[k * x_in + j * x_n], of Y at y[i * y_out + j * y_n]. Does block rows from `first` to
    before `last`. R need not divide `out`, nor C `in`: what is over is zeros. `lanes` as in kernel_of. Returns 0, or 1
    where there is no memory. */
@@ -205,13 +291,25 @@ int secateur_block_sparse(const int32_t *start, const int32_t *column, const flo
     const Kernel kernel = kernel_of(lanes);
     const int width = VECTORS * kernel.lanes;
     const int64_t padded = (in + C - 1) / C * C;
-    float *buffer;
-    if (posix_memalign((void **)&buffer, 64, sizeof(float) * (n < FEW ? padded + R : (padded * PANELS + R) * width)))
+    if (y_out == 1 && R % kernel.lanes == 0 && out % R == 0) {
+        const int64_t apart = padded + LINE, most = n < CHUNK ? n : CHUNK;
+        float *buffer = scratch(apart * most);
+        if (!buffer)
+            return 1;
+        for (int64_t from = 0; from < n; from += most) {
+            const int64_t columns = n - from < most ? n - from : most;
+            side_by_side(x + from * x_n, x_in, x_n, in, padded, columns, apart, buffer);
+            for (int64_t row = first; row < last; row++)
+                kernel.place(&w, row, columns, buffer, apart, y + row * R + from * y_n, y_n);
+        }
+        return 0;
+    }
+    float *buffer = scratch(n < FEW ? padded + R : (padded * PANELS + R) * width);
+    if (!buffer)
         return 1;
     if (n < FEW)
         few_columns(&w, &kernel, &at, x, y, buffer, padded);
     else
         many_columns(&w, &kernel, &at, x, y, buffer, padded, width);
-    free(buffer);
     return 0;
 }

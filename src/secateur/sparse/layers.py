@@ -1,13 +1,11 @@
 """Linear and convolution layers that keep and compute only the blocks of their weight that are not zero.
 
-For inference: training keeps the dense weight and a mask. Where the kernel cannot run (no compiler, not on the CPU)
+For inference: training keeps the dense weight and a mask. Where no kernel can run (no compiler, or no Triton on a GPU)
 they multiply by the dense weight, made again when it is first needed.
 """
 
 from __future__ import annotations
 
-import statistics
-import time
 from typing import Any, Self, TypeVar
 
 import torch
@@ -15,10 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from secateur.sparse.matrix import Block, BlockSparse
-from secateur.sparse.native import library
+from secateur.sparse.native import library, triton_kernel
 
 TYPES = (torch.float32, torch.bfloat16)
-ROUNDS = 7
 Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
 
 
@@ -39,14 +36,15 @@ class _BlockSparseLayer(nn.Module):
         for name in ("start", "column", "values"):
             self.register_buffer(name, getattr(matrix, name))
         self.register_buffer("bias", None if bias is None else bias.detach().clone())
-        self._single: tuple[Tensor, BlockSparse, Tensor | None] | None = None
+        self._ready: tuple[Tensor, BlockSparse, Tensor | None] | None = None
         self._dense: tuple[Tensor, Tensor] | None = None
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
         for name in ("start", "column", "values"):  # which blocks are kept comes with them
             if prefix + name in state_dict:
-                setattr(self, name, torch.empty_like(state_dict[prefix + name], device=self.values.device))
-        self._single = self._dense = None
+                shape = state_dict[prefix + name].shape
+                setattr(self, name, getattr(self, name).new_empty(shape))
+        self._ready = self._dense = None
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def _matrix(self) -> BlockSparse:
@@ -57,13 +55,17 @@ class _BlockSparseLayer(nn.Module):
         return self._matrix().dense().view(self.shape)
 
     def _product(self, x: Tensor, out: Tensor) -> None:
-        """W x + bias for x [in, n] into `out` [out, n], in single precision."""
-        if self._single is None or self._single[0] is not self.values:
+        """W x + bias for x [in, n] into `out` [out, n], both of one precision."""
+        if self._ready is None or self._ready[0] is not self.values or self._ready[1].values.dtype != x.dtype:
             whole = self._matrix()
-            single = BlockSparse(whole.start, whole.column, whole.values.float(), whole.shape)
-            self._single = self.values, single, None if self.bias is None else self.bias.float()
-        _, matrix, bias = self._single
-        matrix.times(x, out, bias)
+            matrix = BlockSparse(whole.start, whole.column, whole.values.to(x.dtype), whole.shape)
+            self._ready = self.values, matrix, None if self.bias is None else self.bias.to(x.dtype)
+        _, matrix, bias = self._ready
+        found = triton_kernel() if x.is_cuda else None
+        if found is None:
+            matrix.times(x, out, bias)
+        else:
+            found.times(matrix, x, out, bias)
 
     def _remembered(self) -> Tensor:
         """The dense weight, made once."""
@@ -71,8 +73,14 @@ class _BlockSparseLayer(nn.Module):
             self._dense = self.values, self.dense_weight()
         return self._dense[1]
 
-    def _native(self, x: Tensor) -> bool:
-        return x.device.type == "cpu" and x.dtype in TYPES and x.numel() > 0 and library() is not None
+    def _precision(self, x: Tensor) -> torch.dtype | None:
+        """What a kernel computes this input in; none where no kernel can."""
+        if x.dtype not in TYPES or x.numel() == 0:
+            return None
+        if x.is_cuda:
+            found = triton_kernel()
+            return x.dtype if found is not None and x.dtype == self.values.dtype and found.takes(self.values) else None
+        return torch.float32 if x.device.type == "cpu" and library() is not None else None
 
 
 class BlockSparseLinear(_BlockSparseLayer):
@@ -90,9 +98,10 @@ class BlockSparseLinear(_BlockSparseLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """The layer's answer, in the input's precision."""
-        if not self._native(x):
+        precision = self._precision(x)
+        if precision is None:
             return F.linear(x, self._remembered(), self.bias)
-        rows = x.reshape(-1, self.shape[1]).float()
+        rows = x.reshape(-1, self.shape[1]).to(precision)
         out = rows.new_empty(len(rows), self.shape[0])
         self._product(rows.t(), out.t())
         return out.to(x.dtype).view(*x.shape[:-1], self.shape[0])
@@ -125,7 +134,8 @@ class BlockSparseConv2d(_BlockSparseLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """The layer's answer, in the input's precision."""
-        if not self._native(x):
+        precision = self._precision(x)
+        if precision is None:
             return F.conv2d(x, self._remembered(), self.bias, self.stride, self.padding, self.dilation)
         kernel = self.shape[2:]
         height, width = (
@@ -135,9 +145,9 @@ class BlockSparseConv2d(_BlockSparseLayer):
             )
         )
         pointwise = set(kernel) == set(self.stride) == {1} and not any(self.padding)
-        single = x.float()
-        columns = single.flatten(2) if pointwise else F.unfold(single, kernel, self.dilation, self.padding, self.stride)
-        out = single.new_empty(len(x), self.shape[0], height * width)
+        ready = x.to(precision)
+        columns = ready.flatten(2) if pointwise else F.unfold(ready, kernel, self.dilation, self.padding, self.stride)
+        out = ready.new_empty(len(x), self.shape[0], height * width)
         for one, answer in zip(columns, out, strict=True):
             self._product(one, answer)
         return out.to(x.dtype).view(*out.shape[:2], height, width)
@@ -145,19 +155,6 @@ class BlockSparseConv2d(_BlockSparseLayer):
     def extra_repr(self) -> str:
         """Sizes and the share of blocks kept."""
         return f"{self.shape[1]}, {self.shape[0]}, kernel_size={tuple(self.shape[2:])}, {_kept(self)}"
-
-
-def quicker(dense: nn.Module, sparse: nn.Module, example: Tensor) -> nn.Module:
-    """Whichever of the two answers the example sooner here: a block-sparse layer that is not worth it stays dense."""
-    spent: dict[nn.Module, list[float]] = {dense: [], sparse: []}
-    with torch.inference_mode():
-        for number in range(ROUNDS + 1):
-            for layer, times in spent.items():
-                started = time.perf_counter()
-                layer(example)
-                if number:
-                    times.append(time.perf_counter() - started)
-    return min(spent, key=lambda layer: statistics.median(spent[layer]))
 
 
 def _filled(made: Layer, sparse: _BlockSparseLayer) -> Layer:

@@ -15,6 +15,23 @@ Shape = tuple[str, tuple[int, ...], int, int, tuple[int, int]]
 
 
 @dataclass(frozen=True)
+class Thinned:
+    """What a layer takes when only a share of its blocks is left, over what it takes with all: at most 1."""
+
+    pattern: str
+    densities: tuple[float, ...]
+    """Ascending; the last is 1."""
+    factors: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where the numbers make no curve."""
+        rising = all(low < high for low, high in zip(self.densities, self.densities[1:], strict=False))
+        whole = bool(self.densities) and self.densities[0] > 0 and self.densities[-1] == 1
+        if not rising or not whole or len(self.densities) != len(self.factors) or min(self.factors) <= 0:
+            raise ValueError(f"{self.pattern}: densities rise to 1, and to each belongs a factor above 0")
+
+
+@dataclass(frozen=True)
 class Grid:
     """cost[i][j], in ms or mJ, with in_channels[i] input and out_channels[j] output channels, both ascending.
 
@@ -31,6 +48,8 @@ class Grid:
     cost: tuple[tuple[float, ...], ...]
     scale: float = 1.0
     """What it takes within a network, over what it takes alone."""
+    thinned: tuple[Thinned, ...] = ()
+    """Where the runtime has a kernel for layers with blocks of zeros."""
 
     @property
     def shape(self) -> Shape:
@@ -43,6 +62,13 @@ class Grid:
         better served by more channels filled with zeros."""
         rising: Floats = np.maximum.accumulate(np.maximum.accumulate(np.asarray(self.cost, dtype=np.float64), 0), 1)
         return rising
+
+    def factor(self, pattern: str, density: Any) -> Any:
+        """What a share of the blocks saves; 1 where nothing was measured, as zeros are multiplied like anything."""
+        for each in self.thinned:
+            if each.pattern == pattern:
+                return np.interp(density, each.densities, np.maximum.accumulate(each.factors))
+        return 1.0
 
     def at(self, keep_in: Any, keep_out: Any, step: int) -> Floats:
         """The cost, between the grid's points in proportion, by counts rounded up to the hardware's step."""

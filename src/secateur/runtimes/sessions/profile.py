@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from . import Array, Session, median_ms, open_session, random_inputs
-from .grid import Floats, Grid
+from .grid import Floats, Grid, Thinned
 from .meters import METERS, Meter, millijoules, open_meter
 
 ROUNDS, LEAST_MS = 15, 15.0
@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--meter", choices=METERS, help="an energy table by this meter, instead of a latency table")
     options = parser.parse_args()
-    table = profile(
+    table = profile_folder(
         options.bundle,
         options.threads,
         lambda done, all_: print(f"\r{done} of {all_}", end="", flush=True),
@@ -49,24 +49,33 @@ def main() -> None:
     print(f"\nwritten to {options.output}")
 
 
-def profile(
+def profile_folder(
     bundle: Path, threads: int = 1, progress: Progress = lambda done, all_: None, meter: str | None = None
 ) -> dict[str, Any]:
     """The latency table of this device, as plain JSON; with a meter, its energy table. Raises OSError without one."""
     wanted = json.loads((bundle / "bundle.json").read_text())
+
+    def opened(file: str) -> Session:
+        return open_session(wanted["runtime"], bundle / file, threads)
+
+    found = None if meter is None else open_meter(meter)
+    return profile(wanted, Bench(opened, found, count_files(wanted), progress), threads, meter)
+
+
+def profile(wanted: Mapping[str, Any], bench: Bench, threads: int, meter: str | None) -> dict[str, Any]:
+    """The table of all that a bundle wants measured."""
     layers, networks, step = wanted["layers"], wanted["networks"], wanted["step"]
-    whole = sum(len(row) for layer in layers for row in layer["files"]) + len(networks)
-    bench = Bench(bundle, wanted["runtime"], threads, None if meter is None else open_meter(meter), whole, progress)
     grids = [_grid(layer, bench) for layer in layers]
     alone = np.zeros((len(networks), len(grids)))
     for row, network in zip(alone, networks, strict=True):
-        for number, *counts in network["layers"]:
-            row[number] += grids[number].at(*counts, step)
+        for number, keep_in, keep_out, pattern, density in network["layers"]:
+            grid = grids[number]
+            row[number] += grid.at(keep_in, keep_out, step) * grid.factor(pattern, density)
     taken = bench.measure([each["file"] for each in networks], [each["inputs"] for each in networks])
     scales, fixed = fitted(alone, np.array(taken))
     return {
         "device": f"{platform.node()}, {platform.machine()} {platform.processor() or platform.system()}".strip(),
-        "runtime": bench.runtime,
+        "runtime": wanted["runtime"],
         "metric": "latency_ms" if meter is None else "energy_mj",
         "meter": meter or "clock",
         "threads": threads,
@@ -77,13 +86,18 @@ def profile(
     }
 
 
+def count_files(wanted: Mapping[str, Any]) -> int:
+    """How many there are to measure."""
+    layers = sum(len(row) for layer in wanted["layers"] for row in layer["files"])
+    thinned = sum(len(each["files"]) + 1 for layer in wanted["layers"] for each in layer["thinned"])
+    return layers + thinned + len(wanted["networks"])
+
+
 @dataclass
 class Bench:
     """Measures files of a bundle, and says how far it is."""
 
-    folder: Path
-    runtime: str
-    threads: int
+    open: Callable[[str], Session]
     meter: Meter | None
     whole: int
     progress: Progress
@@ -95,7 +109,7 @@ class Bench:
         They take turns, so that a busy moment of the machine falls on all alike.
         """
         sessions = {
-            str(number): _alone(open_session(self.runtime, self.folder / file, self.threads), random_inputs(each))
+            str(number): _alone(self.open(file), random_inputs(each))
             for number, (file, each) in enumerate(zip(files, shapes, strict=True))
         }
         if self.meter is None:
@@ -117,9 +131,17 @@ def _grid(layer: Mapping[str, Any], bench: Bench) -> Grid:
     files = [file for row in layer["files"] for file in row]
     shapes = [[shape] for row in layer["inputs"] for shape in row]
     cost = np.reshape(bench.measure(files, shapes), (rows, columns)).tolist()
-    facts = {name: value for name, value in layer.items() if name not in ("files", "inputs")}
+    facts = {name: value for name, value in layer.items() if name not in ("files", "inputs", "thinned")}
     facts = {name: tuple(value) if isinstance(value, list) else value for name, value in facts.items()}
-    return Grid(**facts, cost=tuple(map(tuple, cost)))
+    thinned = tuple(_thinned(each, files[-1], shapes[-1], bench) for each in layer["thinned"])
+    return Grid(**facts, cost=tuple(map(tuple, cost)), thinned=thinned)
+
+
+def _thinned(each: Mapping[str, Any], dense: str, shape: Sequence[Sequence[int]], bench: Bench) -> Thinned:
+    """Beside the dense layer, in the same turns."""
+    files = [*each["files"], dense]
+    taken = np.array(bench.measure(files, [shape] * len(files)))
+    return Thinned(each["pattern"], (*each["densities"], 1.0), tuple(np.minimum(taken / taken[-1], 1.0).tolist()))
 
 
 def fitted(alone: Floats, whole: Floats) -> tuple[list[float], float]:

@@ -1,0 +1,84 @@
+"""What a pruned network learns from: labels, the dense network's logits, and, if asked for, what it sees on the way."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from secateur.errors import DataError
+from secateur.finish.settings import FineTune
+
+
+class Lesson:
+    """The loss of a batch. Without a teacher, labels are all there is."""
+
+    def __init__(self, student: nn.Module, teacher: nn.Module | None, settings: FineTune, device: torch.device) -> None:
+        self.settings = settings
+        if settings.features and teacher is None:
+            raise DataError("features are a teacher's: give the dense network as teacher")
+        wanted = teacher is not None and (settings.distil > 0 or settings.features)
+        self.teacher = copy.deepcopy(teacher).to(device).eval().requires_grad_(False) if teacher and wanted else None
+        mine, theirs = (_modules(network, settings.features) for network in (student, self.teacher or student))
+        self._mine, self._theirs = Seen(mine), Seen(theirs)
+
+    def loss(self, answer: Callable[[Tensor], Tensor], inputs: Tensor, labels: Tensor) -> Tensor:
+        """Of the student's `answer` to inputs [N, ...], with class indices [N]."""
+        settings = self.settings
+        logits = answer(inputs)
+        hard = F.cross_entropy(logits.float(), labels, label_smoothing=settings.label_smoothing)
+        if self.teacher is None:
+            return hard
+        with torch.no_grad():
+            lesson = self.teacher(inputs)
+        heat = settings.temperature
+        mine, theirs = F.log_softmax(logits.float() / heat, 1), F.log_softmax(lesson.float() / heat, 1)
+        soft = F.kl_div(mine, theirs, reduction="batchmean", log_target=True) * heat**2
+        loss = settings.distil * soft + (1 - settings.distil) * hard
+        return loss + settings.feature_weight * self._apart() if settings.features else loss
+
+    def close(self) -> None:
+        """Leave both networks as they were."""
+        for handle in (*self._mine.handles, *self._theirs.handles):
+            handle.remove()
+
+    def _apart(self) -> Tensor:
+        """How far the features are from the teacher's, as a share of their energy; the mean over all that are named."""
+        gaps = []
+        for name in self.settings.features:
+            mine, theirs = self._mine.outputs.get(name), self._theirs.outputs.get(name)
+            if not isinstance(mine, Tensor) or not isinstance(theirs, Tensor):
+                raise DataError(f"features: {name} puts out no tensor in a forward pass; name another module")
+            if mine.shape != theirs.shape:
+                raise DataError(
+                    f"features: {name} puts out {list(mine.shape)} and the teacher's {list(theirs.shape)}; name "
+                    "modules whose channels stay whole, such as the stages of a residual network"
+                )
+            gaps.append(F.mse_loss(mine.float(), theirs.float()) / theirs.float().square().mean().clamp_min(1e-12))
+        return torch.stack(gaps).mean()
+
+
+def _modules(network: nn.Module, names: Sequence[str]) -> dict[str, nn.Module]:
+    """The modules by their names. Raises DataError where there is none of a name."""
+    known = dict(network.named_modules())
+    for name in names:
+        if name not in known:
+            raise DataError(f"features: {type(network).__name__} has no module {name!r}")
+    return {name: known[name] for name in names}
+
+
+class Seen:
+    """What modules put out last."""
+
+    def __init__(self, modules: Mapping[str, nn.Module]) -> None:
+        self.outputs: dict[str, object] = {}
+        self.handles = [
+            module.register_forward_hook(lambda _, args, y, name=name: self._keep(name, y))
+            for name, module in modules.items()
+        ]
+
+    def _keep(self, name: str, output: object) -> None:
+        self.outputs[name] = output

@@ -1,0 +1,173 @@
+"""A training: network, optimiser, schedule and average, with all that a checkpoint has to hold."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from secateur.errors import CheckpointError, DataError
+from secateur.finish.lesson import Lesson
+from secateur.finish.processes import Processes
+from secateur.finish.settings import FineTune, Precision
+from secateur.run import write_atomically
+from secateur.sparse import hold, hold_gradients
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch gave: mean training loss, the caller's score if there is one, and wall time."""
+
+    number: int
+    loss: float
+    score: float | None
+    seconds: float
+
+
+class Training:
+    """Trains `model` in place, epoch by epoch of `steps` batches each."""
+
+    def __init__(
+        self, model: nn.Module, teacher: nn.Module | None, settings: FineTune, steps: int, among: Processes
+    ) -> None:
+        self.model, self.settings, self.among = model, settings, among
+        self.identity = plain(asdict(settings)) | {"batches": steps}
+        self.device = next(model.parameters()).device
+        self._layout = torch.channels_last if settings.channels_last else torch.contiguous_format
+        model.to(memory_format=self._layout)  # type: ignore[call-overload]
+        self.lesson = Lesson(model, teacher, settings, self.device)
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        rate, momentum = settings.lr, settings.momentum
+        decay = settings.weight_decay
+        self.optimizer = torch.optim.SGD(trained, rate, momentum, weight_decay=decay, nesterov=momentum > 0)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, _cosine(settings, steps))
+        self.average = _average(model, settings.averaging)
+        self.autocast = _autocast(settings.precision, self.device)
+        self._answer: Callable[[Tensor], Tensor] = torch.compile(model) if settings.compile else model
+        among.alike(model)
+
+    @property
+    def delivered(self) -> nn.Module:
+        """The network as it would be delivered now."""
+        return self.model if self.average is None else self.average.module
+
+    def finish(self) -> None:
+        """Leave the model as it is delivered, in eval mode."""
+        if self.average is not None:
+            self.model.load_state_dict(self.average.module.state_dict())
+        self.among.alike(self.model)
+        self.model.eval()
+
+    def close(self) -> None:
+        """Leave nothing in the networks that was not there."""
+        self.lesson.close()
+
+    def epoch(self, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
+        """One pass over the batches; the mean loss."""
+        self.model.train()
+        total, seen = torch.zeros((), device=self.device), 0
+        for inputs, labels in batches:
+            if len(labels) >= 2 * self.among.count:  # norms need two examples in every process
+                total += self._step(inputs, labels) * len(labels)
+                seen += len(labels)
+            self.schedule.step()
+        mean = float(self.among.summed(total)) / max(seen, 1)
+        if not math.isfinite(mean):
+            raise DataError(f"the training loss became {mean}; lower lr (now {self.settings.lr}), or use float32")
+        return mean
+
+    def _step(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        """One step of the optimiser; this process's part of the batch's mean loss."""
+        whole = len(labels)
+        inputs, labels = (self.among.part(x).to(self.device) for x in (inputs, labels))
+        if inputs.dim() == 4:
+            inputs = inputs.contiguous(memory_format=self._layout)
+        with self.autocast():
+            loss = self.lesson.loss(self._answer, inputs, labels) * (len(labels) / whole)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.among.sum_gradients(self.model)
+        hold_gradients(self.model)
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
+        self.optimizer.step()
+        hold(self.model)
+        if self.average is not None:
+            self.average.update_parameters(self.model)
+        return loss.detach()
+
+    def save(self, place: Path, history: list[Epoch]) -> None:
+        """Write everything that a resume needs, atomically; of several processes, one does."""
+        if self.among.rank == 0:
+            buffer: dict[str, Any] = {
+                "settings": self.identity,
+                "model": self.model.state_dict(),
+                "average": None if self.average is None else self.average.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "schedule": {"last_epoch": self.schedule.last_epoch},
+                "history": [asdict(epoch) for epoch in history],
+                "random": torch.get_rng_state(),
+            }
+            raw = io.BytesIO()
+            torch.save(buffer, raw)
+            write_atomically(place, raw.getvalue())
+        self.among.told(None)  # the others wait until it is written
+
+    def resume(self, place: Path) -> list[Epoch]:
+        """Take a training up where its checkpoint left it; only tensors and plain values are read."""
+        try:
+            saved = torch.load(place, map_location="cpu", weights_only=True)
+            if saved["settings"] != self.identity:
+                raise CheckpointError(
+                    f"{place} belongs to a training with {saved['settings']}; use those settings, or delete it"
+                )
+            self.model.load_state_dict(saved["model"])
+            if self.average is not None:
+                self.average.load_state_dict(saved["average"])
+            self.optimizer.load_state_dict(saved["optimizer"])
+            self.schedule.last_epoch = saved["schedule"]["last_epoch"]
+            torch.set_rng_state(saved["random"])
+            return [Epoch(**epoch) for epoch in saved["history"]]
+        except CheckpointError:
+            raise
+        except Exception as error:
+            raise CheckpointError(f"{place} cannot be resumed from ({error}); delete it to train afresh") from error
+
+
+def plain(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings in types that a checkpoint may hold."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
+
+
+def _average(model: nn.Module, kept: float) -> AveragedModel | None:
+    if not kept:
+        return None
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(kept), use_buffers=True).eval()
+
+
+def _cosine(settings: FineTune, steps: int) -> Callable[[int], float]:
+    total, rising = max(settings.epochs * steps, 1), max(settings.warmup_epochs * steps, 1.0)
+
+    def factor(step: int) -> float:
+        return min((step + 1) / rising, 1.0) * 0.5 * (1 + math.cos(math.pi * min(step / total, 1.0)))
+
+    return factor
+
+
+def _autocast(precision: Precision, device: torch.device) -> Callable[[], Any]:
+    """bfloat16 where it is asked for, or pays: on GPUs and CPUs whose units have it."""
+    if precision == "auto":
+        gpu = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        units = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+        cpu = device.type == "cpu" and any(getattr(torch.cpu, name, bool)() for name in units)
+        precision = "bfloat16" if gpu or cpu else "float32"
+    if precision == "float32":
+        return nullcontext
+    return lambda: torch.autocast(device.type, torch.bfloat16)

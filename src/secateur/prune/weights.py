@@ -1,0 +1,121 @@
+"""Which weights to keep inside a layer, and what the rest make up for: gradual elimination with refits.
+
+With A the (centred) second moments of the layer's inputs and W0 its dense weights, weights go in stages: those that
+add least to the output, `w_ij^2 A_jj`, leave; the others are refitted, `min_W tr((W - W0) A (W - W0)^T)` over what is
+kept, by conjugate gradients on all rows at once; and so on. One pass gives one nested order for every density, and
+the loss at each. Elements, blocks and N:M differ in what may leave together (`sparse.pattern`), in nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from secateur.graph import ModelGraph
+from secateur.prune.conjugate import masked_least_squares
+from secateur.prune.cut import Kept, places
+from secateur.prune.gram import Grams
+from secateur.prune.order import Criterion, Curve
+from secateur.prune.refit import RIDGE, has_offset
+from secateur.sparse import Pattern, Runs
+
+DESCENT = 0.85
+"""From one stage to the next, of what was kept; finer stages lose hardly less."""
+SPARSEST = 0.02
+
+
+@dataclass(frozen=True, eq=False)
+class WeightOrder:
+    """`rank` [out, in * kh * kw], the higher the longer a weight stays; `loss[n]` [levels + 1] as an `Order` has it."""
+
+    rank: Tensor
+    loss: Curve
+
+
+WeightOrders = Mapping[str, WeightOrder]
+
+
+def rank_weights(model: nn.Module, graph: ModelGraph, grams: Grams, criterion: Criterion) -> WeightOrders:
+    """An order for every layer that may be sparse, by the key of its sparsity.
+
+    By magnitude where that is the criterion, or there are no moments.
+    """
+    orders = {}
+    for key, layer in graph.sparse.items():
+        weight = model.get_parameter(f"{layer.name}.weight").detach().flatten(1)
+        gram = grams.get(layer.name) if criterion == "elimination" else None
+        if gram is None:
+            orders[key] = WeightOrder(weight.abs(), np.full(graph.width(key) + 1, np.nan))
+        else:
+            assert layer.sparsity is not None
+            moments = _moments(gram[0], has_offset(model, layer))
+            orders[key] = _eliminate(weight, moments, layer.sparsity.pattern, graph.width(key))
+    return orders
+
+
+def _moments(gram: Tensor, centred: bool) -> Tensor:
+    """Where the offset is free, the mean of an input costs nothing to lose."""
+    moments = gram[:-1, :-1].to(torch.float32, copy=True)
+    if centred:
+        moments = moments - torch.outer(gram[:-1, -1], gram[-1, :-1]).float()
+    moments.diagonal().add_(RIDGE * moments.diagonal().mean() + 1e-12)
+    return moments
+
+
+def _eliminate(dense: Tensor, moments: Tensor, kind: Pattern, levels: int) -> WeightOrder:
+    """Weights leave stage by stage, and those that stay are refitted."""
+    dense = dense.float()
+    right, weight = dense @ moments, dense
+    energy = max(float((right * dense).sum()), 1e-30)
+    mask = torch.ones_like(dense, dtype=torch.bool)
+    rank = torch.zeros_like(dense)
+    densities, lost = [1.0], [0.0]
+    for stage, density in enumerate(stages(kind)):
+        value = weight.square() * moments.diagonal()
+        stays = kind.best(value.masked_fill(~mask, -1.0), density) & mask
+        leaves = mask & ~stays
+        rank[leaves] = stage + _within(value)[leaves]
+        mask = stays
+        weight = masked_least_squares(moments, right, weight, mask)
+        gap = weight - dense
+        densities.append(density)
+        lost.append(max(float(((gap @ moments) * gap).sum()) / energy, lost[-1]))
+    rank[mask] = len(densities) + _within(weight.square() * moments.diagonal())[mask]
+    curve = np.interp(np.arange(levels + 1) / levels, [0.0, *densities[::-1]], [1.0, *lost[::-1]])
+    return WeightOrder(rank, curve)
+
+
+def stages(kind: Pattern) -> list[float]:
+    """Densities, falling, at which weights leave."""
+    if isinstance(kind, Runs):
+        return [count / kind.length for count in range(kind.length - 1, 0, -1)]
+    count = int(np.log(SPARSEST) / np.log(DESCENT))
+    return [DESCENT**number for number in range(1, count + 1)]
+
+
+def _within(value: Tensor) -> Tensor:
+    """Values as ranks in [0, 1): an order within one stage."""
+    ranks = value.flatten().argsort().argsort().view_as(value)
+    return ranks.to(value.dtype) / value.numel()
+
+
+def masks(graph: ModelGraph, orders: WeightOrders, counts: Mapping[str, int], kept: Kept) -> dict[str, Tensor]:
+    """What each layer that gets sparse keeps: layer -> bool [out, in, kh, kw], of what the channels cut leave of it."""
+    where = places(graph, kept)
+    found = {}
+    for key, layer in graph.sparse.items():
+        assert layer.sparsity is not None
+        if (density := layer.sparsity.density(counts)) < 1:
+            rank = orders[key].rank.unflatten(1, (layer.in_channels, *layer.kernel))
+            rank = _left(_left(rank, 0, where.get((layer.name, "out"))), 1, where.get((layer.name, "in")))
+            found[layer.name] = layer.sparsity.pattern.best(rank.flatten(1), density).view_as(rank)
+    return found
+
+
+def _left(rank: Tensor, axis: int, channels: npt.NDArray[np.int64] | None) -> Tensor:
+    return rank if channels is None else rank.index_select(axis, torch.from_numpy(channels).to(rank.device))
