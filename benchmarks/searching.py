@@ -178,7 +178,7 @@ def prepare(search: Search) -> tuple[Any, ...]:
     )
     space = SearchSpace(sc.inspect(network, reward[:1]), sc.Budget(macs=search.macs), setting.space)
     pruner = Pruner(network, space.graph, Calibration(as_inputs(calibration)))
-    space = space.informed({key: order.loss for key, order in pruner.orders.items()})
+    space = space.informed(pruner.losses)
     batch = 100 if reward.shape[-1] < 64 else 25
     runner = engine(setting.engine, fold_norms(network, space.graph), as_inputs(reward[:batch]), as_inputs(calibration))
     return space, pruner, sc.agreement(network, reward, batch), test, runner

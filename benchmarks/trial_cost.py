@@ -149,8 +149,7 @@ def timed(action: Callable[[], object]) -> float:
 def racing(name: str, trials: int) -> tuple[int, int]:
     """Images that a raced search looks at, and what it would look at without racing."""
     dense, _, pruner, space, pictures = prepare(name, 1000)
-    losses = {key: order.loss for key, order in pruner.orders.items()}
-    space = space.informed(losses)
+    space = space.informed(pruner.losses)
     evaluator = Evaluator(pruner, space, sc.agreement(dense, pictures), resource_constrained)
     study = sc.Study(space, sc.Outcome(1.0, space.graph.dense, 0.0, 0.0))
     loop = Loop(study, sc.Bayesian().start(space), InProcess(evaluator), 0, race=True)
