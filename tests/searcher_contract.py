@@ -31,13 +31,19 @@ def worth(plan: Plan, number: int) -> float | None:
 
 
 def play(searcher: Searcher, first: int, trials: int, parallel: int = 1) -> list[Plan]:
-    """Ask and tell `trials` plans in rounds of `parallel`; the plans."""
+    """Ask for `trials` plans with `parallel` of them under way, as the loop does, and tell them all; the plans."""
+    return going_on(searcher, first, [], trials, parallel)
+
+
+def going_on(searcher: Searcher, first: int, under_way: list[Plan], trials: int, parallel: int) -> list[Plan]:
+    """The same, where some were asked for before; the plans told."""
     plans: list[Plan] = []
+    waiting = [*under_way]
     while len(plans) < trials:
-        asked = [searcher.ask() for _ in range(parallel)]
-        for plan in asked:
-            searcher.tell(plan, worth(plan, first + len(plans)))
-            plans.append(plan)
+        while len(waiting) < parallel and len(plans) + len(waiting) < trials:
+            waiting.append(searcher.ask())
+        plans.append(waiting.pop(0))
+        searcher.tell(plans[-1], worth(plans[-1], first + len(plans) - 1))
     return plans
 
 
@@ -99,15 +105,16 @@ class SearcherContract:
     ) -> None:
         old = self.strategy(8).start(space())
         play(old, 0, played, parallel)
+        under_way = [old.ask() for _ in range(parallel)]
         folder = RunFolder(tmp_path / "run", {"a": 1})
-        folder.save_searcher(old.state(), played)
-        expected = play(old, played, 12, parallel)
+        folder.save_searcher(old.state(), played, under_way)
+        expected = going_on(old, played, under_way, 12, parallel)
 
-        saved, told = folder.load_searcher()
-        assert told == played
+        saved, told, asked = folder.load_searcher()
+        assert (told, asked) == (played, under_way)
         restored = self.strategy(8).start(space())
         restored.restore(saved)
-        assert play(restored, played, 12, parallel) == expected
+        assert going_on(restored, played, asked, 12, parallel) == expected
 
     def test_a_state_does_not_change_while_the_searcher_goes_on(self) -> None:
         searcher = self.strategy(9).start(space())

@@ -256,8 +256,8 @@ def _torn_snapshot(at: int) -> None:
 def _after_snapshot(at: int) -> None:
     save = RunFolder.save_searcher
 
-    def wrapped(self: RunFolder, state: Any, told: int) -> None:
-        save(self, state, told)
+    def wrapped(self: RunFolder, state: Any, told: int, asked: Any) -> None:
+        save(self, state, told, asked)
         _die()
 
     RunFolder.save_searcher = wrapped  # type: ignore[method-assign]

@@ -34,6 +34,9 @@ from secateur.run import Evaluate, Evaluator, InProcess, Loop, Met, OnTrial, Run
 from secateur.runtimes import ENGINES, Measured, engine
 from secateur.search import Bayesian, Conditioned, Reward, SearchSpace, SpaceSettings, Strategy, resource_constrained
 
+AHEAD = 2
+"""Trials under way for each of several workers: one that is done early, as races often are, goes on at once."""
+
 
 @dataclass(frozen=True)
 class SearchSettings:
@@ -137,7 +140,8 @@ def search(  # noqa: PLR0913  # each is a thing the caller has, and all but four
     evaluators = _evaluators(pruner, space, evaluate, as_inputs(example_input), settings, dense)
     workers = InProcess(evaluators[0]) if settings.workers == 1 else Threads(evaluators)
     proposer = strategy.start(space)
-    loop = Loop(Study(space, dense), proposer, workers, strategy.seed, settings.workers, settings.race, home)
+    ahead = 1 if settings.workers == 1 else AHEAD * settings.workers
+    loop = Loop(Study(space, dense), proposer, workers, strategy.seed, ahead, settings.race, home)
     if settings.engine != "torch":
         loop.check = Evaluator(pruner, space, evaluate, settings.reward, dense=dense)
     if on_trial:

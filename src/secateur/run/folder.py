@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ try:
 except ImportError:  # Windows has no such locks; there, two searches in one folder are the user's to avoid
     fcntl = None  # type: ignore[assignment]
 
-from secateur.errors import StudyError
+from secateur.errors import PlanError, StudyError
+from secateur.plan import Plan
 from secateur.run.journal import Journal
 from secateur.search import State
 
@@ -65,22 +66,23 @@ class RunFolder:
             what = "; ".join(f"{key} was {found.get(key)}, is {header.get(key)}" for key in differing)
             raise StudyError(f"{self.path} holds another study ({what}); use a new folder, or the settings it has")
 
-    def save_searcher(self, state: State, told: int) -> None:
-        """Write a snapshot that stands for the first `told` trials."""
+    def save_searcher(self, state: State, told: int, asked: Sequence[Plan] = ()) -> None:
+        """Write a snapshot that stands for the first `told` trials; `asked` are the plans that it knows beyond."""
         arrays = {name: array.copy() for name, array in state.items()}
-        raw = save(arrays or {"nothing": np.zeros(1)}, metadata={"told": str(told)})
-        write_atomically(self.path / "searcher.safetensors", raw)
+        note = {"told": str(told), "asked": json.dumps([plan.to_json() for plan in asked])}
+        write_atomically(self.path / "searcher.safetensors", save(arrays or {"nothing": np.zeros(1)}, metadata=note))
 
-    def load_searcher(self) -> tuple[State, int]:
-        """The last snapshot and how many trials it stands for; nothing and 0 where there is none."""
+    def load_searcher(self) -> tuple[State, int, list[Plan]]:
+        """The last snapshot, how many trials it stands for, and plans asked for beyond; nothing where there is none."""
         place = self.path / "searcher.safetensors"
         if not place.exists():
-            return {}, 0
+            return {}, 0, []
         try:
             with safe_open(place, framework="numpy") as file:
                 state = {name: file.get_tensor(name) for name in file.keys() if name != "nothing"}  # noqa: SIM118
-                return state, int(file.metadata()["told"])
-        except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
+                note = file.metadata()
+                return state, int(note["told"]), [Plan.from_json(raw) for raw in json.loads(note["asked"])]
+        except (SafetensorError, PlanError, KeyError, TypeError, ValueError, AttributeError, OSError) as error:
             raise StudyError(f"{place} is damaged ({error}); delete it, and the search replays its journal") from error
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
@@ -18,12 +19,14 @@ from secateur.search import Conditioned, Searcher, SearchSpace
 HOPELESS = 10
 """A study stops when this many trials have failed and none has succeeded."""
 SNAPSHOT_EVERY = 10
-"""Rounds between snapshots of the searcher; the rounds since the last one are replayed from the journal."""
+"""Trials between snapshots of the searcher, for each that is under way at once; later ones are replayed."""
 
 FINALISTS = 5
 """Plans scored again in full precision at the end, where that is not what trials are scored with."""
 
 OnTrial = Callable[["Study", Trial], None]
+UnderWay = deque[tuple[Plan, Trial | Future[Outcome]]]
+"""Plans that were asked for and not told yet, the oldest first, each with its trial or what will be its outcome."""
 
 
 @dataclass
@@ -130,17 +133,17 @@ def _reward(trial: Trial) -> float:
 
 @dataclass
 class Loop:
-    """Runs a study in rounds of `parallel` trials.
+    """Runs a study with `ahead` trials under way.
 
-    A round's plans are all asked for before any of its rewards are told, in a fixed order, so that what is
-    proposed depends on the seed and the rewards alone, never on which worker was quicker.
+    The next plan is asked for when the oldest trial under way has been told, however many of the others are done:
+    so what is proposed depends on the seed and the rewards alone, never on which worker was quicker.
     """
 
     study: Study
     searcher: Searcher
     workers: Workers
     seed: int
-    parallel: int = 1
+    ahead: int = 1
     race: bool = False
     folder: RunFolder | None = None
     check: Callable[[Plan], Outcome] | None = None
@@ -149,18 +152,23 @@ class Loop:
     _again: dict[int, Outcome] = field(default_factory=dict, init=False)
 
     def run(self, trials: int, seconds: float = math.inf) -> Study:
-        """Go on until the study has `trials` trials, or for so many seconds; one round is always finished."""
+        """Go on until the study has `trials` trials, or begin no more after so many seconds."""
         ends = time.monotonic() + seconds
         recorded = self.folder.journal.read() if self.folder else []
-        done = self._restore(recorded)
+        under_way = self._restore(recorded)
         self.study.searcher = self.searcher
         try:
-            while done < trials and (time.monotonic() < ends or done < max(len(recorded), 1)):
-                done = self._round(done, trials, recorded)
-                if self.folder and done // self.parallel % SNAPSHOT_EVERY == 0:
-                    self.folder.save_searcher(self.searcher.state(), done)
-            if self.folder:
-                self.folder.save_searcher(self.searcher.state(), done)
+            while True:
+                number = len(self.study.trials) + len(under_way)
+                in_time = time.monotonic() < ends or number < max(len(recorded), 1)
+                if len(under_way) < self.ahead and number < trials and in_time:
+                    under_way.append(self._begin(number, self.searcher.ask(), recorded))
+                    continue
+                if len(self.study.trials) % (SNAPSHOT_EVERY * self.ahead) == 0 or not under_way:
+                    self._snapshot(under_way)
+                if not under_way:
+                    break
+                self._take(under_way.popleft(), len(recorded))
         finally:
             self.workers.close()
             if self.folder:
@@ -170,41 +178,40 @@ class Loop:
             self.study.checked = {trial.number: self.check(trial.plan) for trial in self.study.ranked[:FINALISTS]}
         return self.study
 
-    def _restore(self, recorded: list[Trial]) -> int:
-        """Take the snapshot up; the trials it stands for need no replay."""
-        state, told = self.folder.load_searcher() if self.folder else ({}, 0)
+    def _restore(self, recorded: list[Trial]) -> UnderWay:
+        """Take the snapshot up: the trials it stands for need no replay, and those under way then begin again."""
+        if self.folder is None:
+            return deque()
+        state, told, asked = self.folder.load_searcher()
         if told > len(recorded):
             raise StudyError("the searcher's snapshot is ahead of the journal; delete searcher.safetensors and resume")
-        if told:
+        if told or asked:
             self.searcher.restore(state)
         self.study.trials = recorded[:told]
-        return told
+        return deque(self._begin(number, plan, recorded) for number, plan in enumerate(asked, start=told))
 
-    def _round(self, first: int, trials: int, recorded: list[Trial]) -> int:
-        """One round; trials that the journal already holds are told again, not evaluated again."""
-        plans = [self.searcher.ask() for _ in range(min(self.parallel, trials - first))]
-        known = {trial.plan.digest: trial.outcome for trial in self.study.succeeded}
-        pending: list[Trial | Future[Outcome]] = []
-        for number, plan in enumerate(plans, start=first):
-            if number < len(recorded):
-                pending.append(recorded[number])
-            elif plan.digest in known:
-                pending.append(Trial(number, self.seed, plan, known[plan.digest]))
-            else:
-                pending.append(self.workers.submit(plan, self._rival(plan) if self.race else None))
-        for number, (plan, result) in enumerate(zip(plans, pending, strict=True), start=first):
-            trial = result if isinstance(result, Trial) else self._finished(number, plan, result)
-            self._take(trial, new=number >= len(recorded))
-        return first + len(plans)
+    def _snapshot(self, under_way: UnderWay) -> None:
+        if self.folder:
+            self.folder.save_searcher(self.searcher.state(), len(self.study.trials), [plan for plan, _ in under_way])
 
-    def _rival(self, plan: Plan) -> Outcome | None:
+    def _begin(self, number: int, plan: Plan, recorded: list[Trial]) -> tuple[Plan, Trial | Future[Outcome]]:
+        """Evaluate a plan, unless the journal holds it already, or a trial that was told by then had the same."""
+        if number < len(recorded):
+            return recorded[number].plan, recorded[number]
+        told = replace(self.study, trials=self.study.trials[: max(number - self.ahead + 1, 0)])
+        for trial in told.succeeded:
+            if trial.plan.digest == plan.digest:
+                return plan, Trial(number, self.seed, plan, trial.outcome)
+        return plan, self.workers.submit(plan, self._rival(plan, told) if self.race else None)
+
+    def _rival(self, plan: Plan, told: Study) -> Outcome | None:
         """The best so far that costs no more than the plan may, with the value of each example.
 
         A resumed study does not know the values of old trials: it looks at the rival's examples again.
         """
-        space = self.study.space
+        space = told.space
         limit = space.cost(space.counts(plan)) if space.budget.is_range else space.limit
-        best = self.study.within(limit)
+        best = told.within(limit)
         if best is None or best.outcome is None:
             return None
         if best.outcome.values is None and best.number not in self._again:
@@ -217,8 +224,12 @@ class Loop:
         except Exception as error:
             return Trial(number, self.seed, plan, error=f"{type(error).__name__}: {error}")
 
-    def _take(self, trial: Trial, new: bool) -> None:
-        if new and self.folder:
+    def _take(self, begun: tuple[Plan, Trial | Future[Outcome]], recorded: int) -> None:
+        """Wait for the oldest trial under way; journal it if it is new, and tell the searcher."""
+        plan, result = begun
+        number = len(self.study.trials)
+        trial = result if isinstance(result, Trial) else self._finished(number, plan, result)
+        if number >= recorded and self.folder:
             self.folder.journal.append(trial)
         self.study.trials.append(trial)
         self.searcher.tell(trial.plan, trial.outcome.reward if trial.outcome else None)
