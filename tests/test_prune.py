@@ -30,7 +30,7 @@ from secateur.prune import (
 )
 from secateur.prune.calibration import input_rows, output_rows
 from secateur.prune.fold import without_norms
-from secateur.prune.gram import collect
+from secateur.prune.moments import collect
 from secateur.prune.order import rank
 from secateur.prune.recalibrate import nearer, recalibrated
 

@@ -18,8 +18,8 @@ from secateur import zoo
 from secateur.errors import BudgetError, CheckpointError, PlanError
 from secateur.graph import count_costs
 from secateur.prune import Calibration, Pruner, PruneSettings
-from secateur.prune.conjugate import masked_least_squares
-from secateur.prune.gram import collect
+from secateur.prune.moments import collect
+from secateur.prune.solve import masked_least_squares
 from secateur.search import SearchSpace
 from secateur.sparse import Blocks, Pattern, Runs, block_sparsity, mask_of, masked_layers, pack, pattern, tiled, unpack
 
@@ -124,8 +124,7 @@ def test_a_gradual_choice_loses_less_than_magnitude_at_once(text: str) -> None:
     assert order.loss[0] == 1
     level = space.graph.width(key) // 2
     mask = pattern(text).best(model.get_parameter(f"{layer}.weight").detach().flatten(1).abs(), 0.5)
-    moments = collect(model, space.graph, Calibration((images(),)))[layer][0].float()
-    centred = moments[:-1, :-1] - torch.outer(moments[:-1, -1], moments[-1, :-1])
+    centred = collect(model, space.graph, Calibration((images(),)))[layer].square[0].float()
     norm = model.get_submodule("layer2.1.bn1")
     dense = model.get_parameter(f"{layer}.weight").detach().flatten(1)
     dense = dense * (norm.weight / (norm.running_var + norm.eps).sqrt()).detach()[:, None]

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from secateur.graph import ChannelGroup, ModelGraph
 from secateur.prune.cut import Kept
-from secateur.prune.gram import Grams
-from secateur.prune.refit import RIDGE, has_offset
+from secateur.prune.moments import AllMoments, Moments
+from secateur.prune.refit import RIDGE
 from secateur.threads import torch_threads
 
 Curve = npt.NDArray[np.float64]
@@ -46,13 +46,13 @@ def keep(orders: Orders, counts: Mapping[str, int]) -> Kept:
     return {key: orders[key].keep(count) for key, count in counts.items()}
 
 
-def rank(model: nn.Module, graph: ModelGraph, grams: Grams, criterion: Criterion = "elimination") -> Orders:
+def rank(model: nn.Module, graph: ModelGraph, moments: AllMoments, criterion: Criterion = "elimination") -> Orders:
     """An order for every prunable group; groups whose consumers have no moments fall back to magnitude."""
     orders = {}
     with torch_threads(1):
         for group in graph.prunable:
-            known = criterion == "elimination" and all(name in grams for name in group.consumers)
-            orders[group.key] = eliminate(model, graph, group, grams) if known else by_magnitude(model, group)
+            known = criterion == "elimination" and all(name in moments for name in group.consumers)
+            orders[group.key] = eliminate(model, group, moments) if known else by_magnitude(model, group)
     return orders
 
 
@@ -94,14 +94,14 @@ class _Consumer:
         self.inverse -= self.inverse[:, block] @ gain
 
 
-def eliminate(model: nn.Module, graph: ModelGraph, group: ChannelGroup, grams: Grams) -> Order:
+def eliminate(model: nn.Module, group: ChannelGroup, moments: AllMoments) -> Order:
     """Remove units one by one, always the one whose loss over all consumers is least."""
     consumers: list[_Consumer] = []
     energy = 0.0
     for part in group.slices:
         if part.side == "in":
-            module, centred = model.get_submodule(part.module), has_offset(model, graph.layer[part.module])
-            for consumer, energy_here in _consumers(module, part.index, grams[part.module], centred):
+            module = model.get_submodule(part.module)
+            for consumer, energy_here in _consumers(module, part.index, moments[part.module]):
                 consumers.append(consumer)
                 energy += energy_here
     alive = torch.ones(group.width, dtype=torch.bool)
@@ -122,23 +122,19 @@ def eliminate(model: nn.Module, graph: ModelGraph, group: ChannelGroup, grams: G
     return Order(np.array(removed[::-1]), lost / max(energy, 1e-30))
 
 
-def _consumers(
-    module: nn.Module, index: npt.NDArray[np.int64], grams: Tensor, centred: bool
-) -> list[tuple[_Consumer, float]]:
+def _consumers(module: nn.Module, index: npt.NDArray[np.int64], moments: Moments) -> list[tuple[_Consumer, float]]:
     """The consumer's groups as problems of their own, each with the energy of its dense output."""
     assert isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Linear))
     weight = module.weight.detach().flatten(1)
     period, area = module.weight.shape[1], int(np.prod(module.weight.shape[2:]))
     found = []
-    for number, gram in enumerate(grams):
+    for number, square in enumerate(moments.square):
         mine = index[:, (index[0] // period) == number] % period
         blocks = (torch.from_numpy(mine)[:, :, None] * area + torch.arange(area)).flatten(1).to(weight.device)
-        precise = torch.float64 if len(gram) <= 2048 else torch.float32
-        rows = weight.unflatten(0, (len(grams), -1))[number].to(precise)
-        moments = gram[:-1, :-1].to(precise)
-        if centred:  # the offset stays free, so the mean of a channel costs nothing to lose
-            moments = moments - torch.outer(gram[:-1, -1], gram[-1, :-1]).to(precise)
-        energy = float(((rows @ moments) * rows).sum())
-        moments.diagonal().add_(RIDGE * moments.diagonal().mean())
-        found.append((_Consumer(torch.linalg.inv(moments), rows.clone(), blocks), energy))
+        precise = torch.float64 if len(square) <= 2048 else torch.float32
+        rows = weight.unflatten(0, (len(moments.square), -1))[number].to(precise)
+        square = square.to(precise, copy=True)
+        energy = float(((rows @ square) * rows).sum())
+        square.diagonal().add_(RIDGE * square.diagonal().mean())
+        found.append((_Consumer(torch.linalg.inv(square), rows.clone(), blocks), energy))
     return found

@@ -17,7 +17,7 @@ from secateur.prune.calibration import Calibration
 from secateur.prune.cut import Cutter, Kept
 from secateur.prune.entry import as_before
 from secateur.prune.fold import without_norms
-from secateur.prune.gram import Grams, collect
+from secateur.prune.moments import AllMoments, collect
 from secateur.prune.order import Criterion, Curve, Order, Orders, keep, rank
 from secateur.prune.recalibrate import nearer, recalibrated
 from secateur.prune.refit import Refitter
@@ -61,16 +61,16 @@ class Pruner:
         calibration = calibration.to(next(self.dense.parameters()).device)
         self.calibration = calibration
         needed = self.settings.refit or self.settings.criterion == "elimination"
-        grams = collect(self.dense, graph, calibration) if needed else {}
-        self.orders: Orders = rank(self.dense, graph, grams, self.settings.criterion)
+        moments = collect(self.dense, graph, calibration) if needed else {}
+        self.orders: Orders = rank(self.dense, graph, moments, self.settings.criterion)
         folded, plain = without_norms(self.dense, graph, calibration.head(1).inputs)
         # How much an output matters shows behind its norm, not before: outputs compare where norms are folded.
-        self.weight_orders: WeightOrders = rank_weights(folded, graph, grams, self.settings.criterion)
-        moments = grams if self.settings.refit else None
-        self._for_good = _Cut(self.dense, graph, moments)
+        self.weight_orders: WeightOrders = rank_weights(folded, graph, moments, self.settings.criterion)
+        known = moments if self.settings.refit else None
+        self._for_good = _Cut(self.dense, graph, known)
         few = min(self.trial_examples, len(calibration))
         self._in_trials = SequentialRefit(folded, plain, calibration.head(few), rows=4) if few else None
-        self._for_trials = _Cut(folded, plain, moments, sparse=not few)
+        self._for_trials = _Cut(folded, plain, known, sparse=not few)
 
     @property
     def trial_examples(self) -> int:
@@ -162,7 +162,7 @@ class _Cut:
     Sparse layers too, unless another refit follows: theirs takes iterations, not a solution that can be remembered.
     """
 
-    def __init__(self, network: nn.Module, graph: ModelGraph, moments: Grams | None, sparse: bool = True) -> None:
+    def __init__(self, network: nn.Module, graph: ModelGraph, moments: AllMoments | None, sparse: bool = True) -> None:
         self._network, self._graph, self._sparse = network, graph, sparse
         self._cutter = Cutter(network, graph)
         self._refitter = None if moments is None else Refitter(network, graph, moments)

@@ -1,8 +1,7 @@
 """Least squares: the weights on the channels that stay take over from those that left.
 
-With G = E[x x^T] of the dense inputs and S the features kept, `W_S = W G[:, S] (G[S, S] + ridge)^-1`.
-The offset is refitted with them where there is a place to put it: the layer's bias, or the running mean of
-the batch norm that alone reads the layer.
+With G the moments of the dense inputs and S the features kept, `W_S = W G[:, S] (G[S, S] + ridge)^-1`.
+The offset is refitted with them where there is a place to put it.
 """
 
 from __future__ import annotations
@@ -15,42 +14,26 @@ import torch
 from torch import Tensor, nn
 
 from secateur.graph import Layer, ModelGraph
-from secateur.prune.conjugate import masked_least_squares
 from secateur.prune.cut import Kept, places
-from secateur.prune.gram import Grams
+from secateur.prune.moments import AllMoments, Moments
+from secateur.prune.offset import shift
+from secateur.prune.solve import masked_least_squares, solve_positive
 from secateur.sparse import mask_of
 
 RIDGE = 1e-4
-"""Added to the diagonal of every Gram matrix, as a fraction of its mean: rank-deficient inputs stay solvable."""
+"""Added to the diagonal of every matrix of moments, as a fraction of its mean: rank-deficient inputs stay solvable."""
 REMEMBERED = 2**30
 """Bytes of solutions kept for later candidates: orders are nested, so the same input widths come back often."""
-
-
-def has_offset(model: nn.Module, layer: Layer) -> bool:
-    """Whether the layer's output can be shifted without changing the architecture."""
-    if getattr(model.get_submodule(layer.name), "bias", None) is not None:
-        return True
-    return layer.norm is not None and getattr(model.get_submodule(layer.norm), "running_mean", None) is not None
-
-
-def shift(model: nn.Module, layer: Layer, offset: Tensor) -> None:
-    """Add `offset` [out] to the layer's output, through its bias or the running mean of its norm."""
-    bias = getattr(model.get_submodule(layer.name), "bias", None)
-    if bias is not None:
-        bias.data.add_(offset)
-    elif layer.norm is not None:
-        mean = model.get_buffer(f"{layer.norm}.running_mean")
-        mean.sub_(offset)
 
 
 class Refitter:
     """Refits the consumers of any candidate, from moments collected once."""
 
-    def __init__(self, model: nn.Module, graph: ModelGraph, grams: Grams) -> None:
+    def __init__(self, model: nn.Module, graph: ModelGraph, moments: AllMoments) -> None:
         self.graph = graph
-        self.grams = grams
-        self._weight = {name: model.get_parameter(f"{name}.weight").detach() for name in grams}
-        self._offset = {name: has_offset(model, graph.layer[name]) for name in grams}
+        self.moments = moments
+        self._weight = {name: model.get_parameter(f"{name}.weight").detach() for name in moments}
+        self._products: dict[str, Tensor] = {}
         self._solved: dict[tuple[str, bytes], tuple[Tensor, Tensor]] = {}
         self._bytes = 0
         self._lock = threading.Lock()
@@ -61,7 +44,7 @@ class Refitter:
         Without `sparse`, layers that lost weights are left to another refit.
         """
         where = places(self.graph, kept)
-        for name in self.grams:
+        for name in self.moments:
             layer, inward = self.graph.layer[name], where.get((name, "in"))
             mask = mask_of(candidate.get_submodule(name))
             if (inward is None) if mask is None else (not sparse):
@@ -71,7 +54,7 @@ class Refitter:
             weight, offset = self._refitted(layer, inward, left, mask)
             target = candidate.get_parameter(f"{name}.weight")
             target.data.copy_(weight.view(target.shape))
-            if self._offset[name]:
+            if self.moments[name].centred:
                 shift(candidate, layer, offset)
 
     def _refitted(
@@ -97,25 +80,37 @@ class Refitter:
 
     def solve(self, layer: Layer, inward: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Weights [out, features kept] on the input channels `inward`, and the offset [out] they leave."""
-        weight, kept = self._weight[layer.name], self._features(layer, inward)
+        moments, products, kept = self.moments[layer.name], self._with_moments(layer), self._features(layer, inward)
         rows, offsets = [], []
-        for gram, w in zip(self.grams[layer.name], weight.flatten(1).chunk(layer.groups), strict=True):
-            square, right = _normal_equations(gram, w.to(gram.dtype), kept, self._offset[layer.name])
-            solution = torch.linalg.solve(square, right.T).T
+        for group, weight in enumerate(self._by_group(layer)):
+            solution = solve_positive(_kept(moments, group, kept), products[group][:, kept].T).T
             rows.append(solution)
-            offsets.append(self._shift(layer, gram, w, solution, kept))
-        return torch.cat(rows).to(weight.dtype), torch.cat(offsets).to(weight.dtype)
+            offsets.append(_mean_lost(moments, group, weight, solution, kept))
+        precision = self._weight[layer.name].dtype
+        return torch.cat(rows).to(precision), torch.cat(offsets).to(precision)
 
     def solve_masked(
         self, layer: Layer, inward: npt.NDArray[np.int64] | None, outward: Tensor | slice, mask: Tensor
     ) -> tuple[Tensor, Tensor]:
         """The same for the outputs `outward`, with the masked weights only."""
-        weight, gram = self._weight[layer.name].flatten(1)[outward], self.grams[layer.name][0]
+        weight, moments = self._weight[layer.name].flatten(1)[outward], self.moments[layer.name]
         kept = self._features(layer, np.arange(layer.in_channels) if inward is None else inward)
-        square, right = _normal_equations(gram, weight.to(gram.dtype), kept, self._offset[layer.name])
+        square, right = _kept(moments, 0, kept), self._with_moments(layer)[0][outward][:, kept]
         start = weight[:, kept].float()
-        solution = masked_least_squares(square.float(), right.float(), start, mask.flatten(1))
-        return solution.to(weight.dtype), self._shift(layer, gram, weight, solution, kept).to(weight.dtype)
+        solution = masked_least_squares(square.float(), right.float(), start, mask.flatten(1)).to(square.dtype)
+        offset = _mean_lost(moments, 0, weight.to(square.dtype), solution, kept)
+        return solution.to(weight.dtype), offset.to(weight.dtype)
+
+    def _by_group(self, layer: Layer) -> Tensor:
+        """The dense weight [groups, out, features of a group], as precise as the moments."""
+        weight: Tensor = self._weight[layer.name].flatten(1).unflatten(0, (layer.groups, -1))
+        return weight.to(self.moments[layer.name].square.dtype)
+
+    def _with_moments(self, layer: Layer) -> Tensor:
+        """The dense weight times the moments, [groups, out, features of a group]: the same for every candidate."""
+        if layer.name not in self._products:
+            self._products[layer.name] = self._by_group(layer) @ self.moments[layer.name].square
+        return self._products[layer.name]
 
     def _features(self, layer: Layer, inward: npt.NDArray[np.int64]) -> Tensor:
         """Columns of the matrix form of the weight that belong to the input channels, in one group."""
@@ -124,19 +119,15 @@ class Refitter:
         local = torch.from_numpy(inward[inward < period])
         return (local[:, None] * area + torch.arange(area)).ravel().to(weight.device)
 
-    def _shift(self, layer: Layer, gram: Tensor, weight: Tensor, solution: Tensor, kept: Tensor) -> Tensor:
-        """What the mean of the output lost."""
-        if not self._offset[layer.name]:
-            return weight.new_zeros(len(weight))
-        mean = gram[:-1, -1]
-        return weight.to(mean.dtype) @ mean - solution.to(mean.dtype) @ mean[kept]
 
-
-def _normal_equations(gram: Tensor, weight: Tensor, kept: Tensor, offset: bool) -> tuple[Tensor, Tensor]:
-    """A and b of `A w^T = b^T`: [kept, kept] and [out, kept]."""
-    moments, mean = gram[:-1, :-1], gram[:-1, -1]
-    if offset:
-        moments = moments - torch.outer(mean, mean)
-    square = moments[kept][:, kept]
+def _kept(moments: Moments, group: int, kept: Tensor) -> Tensor:
+    """The moments of the features kept, [kept, kept], to be solved."""
+    square = moments.square[group][kept][:, kept]
     square.diagonal().add_(RIDGE * square.diagonal().mean() + 1e-12)
-    return square, weight @ moments[:, kept]
+    return square
+
+
+def _mean_lost(moments: Moments, group: int, weight: Tensor, solution: Tensor, kept: Tensor) -> Tensor:
+    """What the mean of the output [out] lost, where the offset can make up for it."""
+    mean = moments.mean[group]
+    return weight @ mean - solution @ mean[kept] if moments.centred else weight.new_zeros(len(weight))

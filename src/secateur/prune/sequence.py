@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from secateur.graph import Layer, ModelGraph, OperationLog
 from secateur.prune.calibration import Calibration, input_rows, output_rows, sample_positions, with_constant
-from secateur.prune.conjugate import masked_least_squares
 from secateur.prune.cut import Kept, places
-from secateur.prune.gram import LARGEST
-from secateur.prune.refit import has_offset, shift
+from secateur.prune.moments import LARGEST
+from secateur.prune.offset import has_offset, shift
+from secateur.prune.solve import masked_least_squares, solve_positive
 from secateur.sparse import mask_of
 
 MOST_ACTIVATIONS = 2**29
@@ -151,7 +151,7 @@ def _fit(model: nn.Module, layer: Layer, rows: Tensor, target: Tensor) -> None:
     diagonal = square.diagonal(dim1=1, dim2=2)
     diagonal.add_(RIDGE * diagonal[:, : weight.shape[2]].mean(1, keepdim=True) + 1e-9)
     mask = mask_of(module)
-    change = _solve(square, right) if mask is None else _solve_masked(square, right, mask)
+    change = solve_positive(square, right) if mask is None else _solve_masked(square, right, mask)
     moved = weight + change[:, : weight.shape[2]].transpose(1, 2)
     module.weight.data.copy_(moved.flatten(0, 1).view_as(module.weight))
     if offset:
@@ -174,13 +174,3 @@ def _solve_masked(square: Tensor, right: Tensor, mask: Tensor) -> Tensor:
     free = F.pad(mask.flatten(1), (0, square.shape[1] - mask[0].numel()), value=True)
     change = masked_least_squares(square[0], right[0].T, torch.zeros_like(right[0].T), free)
     return change.T[None]
-
-
-def _solve(square: Tensor, right: Tensor) -> Tensor:
-    """Solve a positive definite system [groups, D, D]; in double precision where single does not reach."""
-    factor, failed = torch.linalg.cholesky_ex(square)
-    if not failed.any():
-        solved: Tensor = torch.cholesky_solve(right, factor)
-    else:
-        solved = torch.linalg.solve(square.double(), right.double()).to(right.dtype)
-    return solved

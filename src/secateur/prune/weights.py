@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from secateur.graph import ModelGraph
-from secateur.prune.conjugate import masked_least_squares
 from secateur.prune.cut import Kept, places
-from secateur.prune.gram import Grams
+from secateur.prune.moments import AllMoments
 from secateur.prune.order import Criterion, Curve
-from secateur.prune.refit import RIDGE, has_offset
+from secateur.prune.refit import RIDGE
+from secateur.prune.solve import masked_least_squares
 from secateur.sparse import Pattern, Runs
 
 DESCENT = 0.85
@@ -40,7 +40,7 @@ class WeightOrder:
 WeightOrders = Mapping[str, WeightOrder]
 
 
-def rank_weights(model: nn.Module, graph: ModelGraph, grams: Grams, criterion: Criterion) -> WeightOrders:
+def rank_weights(model: nn.Module, graph: ModelGraph, moments: AllMoments, criterion: Criterion) -> WeightOrders:
     """An order for every layer that may be sparse, by the key of its sparsity.
 
     By magnitude where that is the criterion, or there are no moments.
@@ -48,23 +48,15 @@ def rank_weights(model: nn.Module, graph: ModelGraph, grams: Grams, criterion: C
     orders = {}
     for key, layer in graph.sparse.items():
         weight = model.get_parameter(f"{layer.name}.weight").detach().flatten(1)
-        gram = grams.get(layer.name) if criterion == "elimination" else None
-        if gram is None:
+        known = moments.get(layer.name) if criterion == "elimination" else None
+        if known is None:
             orders[key] = WeightOrder(weight.abs(), np.full(graph.width(key) + 1, np.nan))
         else:
             assert layer.sparsity is not None
-            moments = _moments(gram[0], has_offset(model, layer))
-            orders[key] = _eliminate(weight, moments, layer.sparsity.pattern, graph.width(key))
+            square = known.square[0].to(torch.float32, copy=True)
+            square.diagonal().add_(RIDGE * square.diagonal().mean() + 1e-12)
+            orders[key] = _eliminate(weight, square, layer.sparsity.pattern, graph.width(key))
     return orders
-
-
-def _moments(gram: Tensor, centred: bool) -> Tensor:
-    """Where the offset is free, the mean of an input costs nothing to lose."""
-    moments = gram[:-1, :-1].to(torch.float32, copy=True)
-    if centred:
-        moments = moments - torch.outer(gram[:-1, -1], gram[-1, :-1]).float()
-    moments.diagonal().add_(RIDGE * moments.diagonal().mean() + 1e-12)
-    return moments
 
 
 def _eliminate(dense: Tensor, moments: Tensor, kind: Pattern, levels: int) -> WeightOrder:

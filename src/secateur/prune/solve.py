@@ -1,4 +1,4 @@
-"""Least squares where every row has its own weights to find: conjugate gradients, all rows at once."""
+"""Systems of least squares: one for all outputs of a layer, or one for each."""
 
 from __future__ import annotations
 
@@ -33,3 +33,12 @@ def masked_least_squares(
         slope, before = (residual * scaled).sum(1, keepdim=True), slope
         direction = scaled + slope / before.clamp_min(tiny) * direction
     return weight
+
+
+def solve_positive(square: Tensor, right: Tensor) -> Tensor:
+    """Solve positive definite systems [..., D, D]; in double precision where single does not reach."""
+    factor, failed = torch.linalg.cholesky_ex(square)
+    if not failed.any():
+        return torch.cholesky_solve(right, factor)
+    solved: Tensor = torch.linalg.solve(square.double(), right.double()).to(right.dtype)
+    return solved

@@ -1,23 +1,40 @@
 """Second moments of what each layer sees: all that least squares needs to know about the data.
 
-For a layer with input rows x (a patch, and a constant 1 for the bias), G = E[x x^T], [groups, D + 1, D + 1].
 Collected once on the dense network; every refit of every candidate is then a small solve.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from secateur.graph import Layer, ModelGraph
-from secateur.prune.calibration import Calibration, input_rows, sample_positions, with_constant
+from secateur.prune.calibration import Calibration, input_rows, sample_positions
+from secateur.prune.offset import has_offset
 
 LARGEST = 8192
 """Input features beyond which a layer's moments are not collected (0.5 GB each in double precision)."""
 
-Grams = Mapping[str, Tensor]
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Of a layer's input rows x (a patch each), for each of its groups: `square` = E[x x^T], `mean` = E[x].
+
+    Where the layer's offset is free, the square is taken about the mean: to lose the mean of an input costs nothing.
+    """
+
+    square: Tensor
+    """[groups, D, D], double precision."""
+    mean: Tensor
+    """[groups, D]."""
+    centred: bool
+
+
+AllMoments = Mapping[str, Moments]
+"""By the layer's name."""
 
 
 def refittable(graph: ModelGraph) -> tuple[Layer, ...]:
@@ -33,10 +50,11 @@ def refittable(graph: ModelGraph) -> tuple[Layer, ...]:
     )
 
 
-def collect(model: nn.Module, graph: ModelGraph, calibration: Calibration, batch_size: int = 100) -> Grams:
+def collect(model: nn.Module, graph: ModelGraph, calibration: Calibration, batch_size: int = 100) -> AllMoments:
     """One pass of the dense network over the calibration inputs."""
     layers = refittable(graph)
-    grams: dict[str, Tensor] = {}
+    squares: dict[str, Tensor] = {}
+    means: dict[str, Tensor] = {}
     seen: dict[str, int] = dict.fromkeys((layer.name for layer in layers), 0)
     positions = {layer.name: sample_positions(layer, len(calibration), 32) for layer in layers}
 
@@ -46,9 +64,11 @@ def collect(model: nn.Module, graph: ModelGraph, calibration: Calibration, batch
         where = positions[layer.name][start : start + len(x)]
         if len(where) < len(x):
             return  # a layer that runs twice in one pass has been looked at once already
-        rows = with_constant(input_rows(module, x.float(), where)).transpose(0, 1)
-        gram = (rows.transpose(1, 2) @ rows).double() / (len(calibration) * where.shape[1])
-        grams[layer.name] = grams[layer.name] + gram if layer.name in grams else gram
+        rows = input_rows(module, x.float(), where).transpose(0, 1)
+        share = 1 / (len(calibration) * where.shape[1])
+        square, mean = (rows.transpose(1, 2) @ rows).double() * share, rows.double().sum(1) * share
+        squares[layer.name] = squares[layer.name].add_(square) if layer.name in squares else square
+        means[layer.name] = means[layer.name] + mean if layer.name in means else mean
 
     handles = [
         model.get_submodule(layer.name).register_forward_pre_hook(
@@ -63,4 +83,10 @@ def collect(model: nn.Module, graph: ModelGraph, calibration: Calibration, batch
     finally:
         for handle in handles:
             handle.remove()
-    return grams
+    found = {}
+    for layer in layers:
+        square, mean, centred = squares.pop(layer.name), means[layer.name], has_offset(model, layer)
+        if centred:
+            square.sub_(mean[:, :, None] * mean[:, None, :])
+        found[layer.name] = Moments(square, mean, centred)
+    return found
