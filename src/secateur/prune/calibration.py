@@ -66,19 +66,18 @@ class Calibration:
         return Calibration(tuple(x[-examples:] for x in self.inputs))
 
 
-FEWEST_ROWS = 4096
 MOST_ELEMENTS = 2**27
 """Of one layer's input rows, so that they fit in memory (0.5 GB)."""
 
 
-def sample_positions(layer: Layer, examples: int, rows: int) -> Tensor:
-    """Output positions to look at, [examples, per example]: about `rows` for each input feature.
+def sample_positions(layer: Layer, examples: int, rows: int = 32, fewest: int = 4096) -> Tensor:
+    """Output positions to look at, [examples, per example]: about `rows` for each input feature, `fewest` at least.
 
     All of a layer's positions where it has no more; else drawn with a seed that is the layer's name.
     """
     total = max(layer.positions, 1)
     wide = layer.features * layer.groups
-    wanted = min(max(rows * layer.features, FEWEST_ROWS), MOST_ELEMENTS // wide)
+    wanted = min(max(rows * layer.features, fewest), MOST_ELEMENTS // wide)
     each = min(max(-(-wanted // examples), 1), total)
     if each == total:
         return torch.arange(total).expand(examples, total)

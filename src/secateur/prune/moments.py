@@ -56,7 +56,7 @@ def collect(model: nn.Module, graph: ModelGraph, calibration: Calibration, batch
     squares: dict[str, Tensor] = {}
     means: dict[str, Tensor] = {}
     seen: dict[str, int] = dict.fromkeys((layer.name for layer in layers), 0)
-    positions = {layer.name: sample_positions(layer, len(calibration), 32) for layer in layers}
+    positions = {layer.name: sample_positions(layer, len(calibration)) for layer in layers}
 
     def look(layer: Layer, module: nn.Module, x: Tensor) -> None:
         start = seen[layer.name]

@@ -21,7 +21,7 @@ from secateur.prune.moments import AllMoments, collect
 from secateur.prune.order import Criterion, Curve, Order, Orders, keep, rank
 from secateur.prune.recalibrate import nearer, recalibrated
 from secateur.prune.refit import Refitter
-from secateur.prune.sequence import SequentialRefit
+from secateur.prune.sequence import QUICK, SequentialRefit
 from secateur.prune.weights import WeightOrder, WeightOrders, masks, rank_weights
 from secateur.sparse import impose, release
 
@@ -69,7 +69,7 @@ class Pruner:
         known = moments if self.settings.refit else None
         self._for_good = _Cut(self.dense, graph, known)
         few = min(self.trial_examples, len(calibration))
-        self._in_trials = SequentialRefit(folded, plain, calibration.head(few), rows=4) if few else None
+        self._in_trials = SequentialRefit(folded, plain, calibration.head(few), QUICK) if few else None
         self._for_trials = _Cut(folded, plain, known, sparse=not few)
 
     @property

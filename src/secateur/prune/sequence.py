@@ -9,6 +9,7 @@ One forward pass of the pruned network does it: weights change while the pass go
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 
@@ -28,21 +29,38 @@ MOST_ACTIVATIONS = 2**29
 """Elements of one layer's input and output, over all examples (2 GB)."""
 NARROW, PIECES = 32, 4
 """Columns below which a product is not worth cutting up, and pieces at most."""
-RIDGE = 1e-3
-"""Pull towards the weights as they are, as a fraction of the mean energy of a layer's inputs."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much of the examples a refit looks at, and how far it trusts what it sees."""
+
+    rows: int = 32
+    """Output positions that a layer is fitted on, for each of its input features."""
+    fewest: int = 4096
+    """The least of them for a layer."""
+    ridge: float = 1e-3
+    """Pull towards the weights as they are, as a fraction of the mean energy of a layer's inputs."""
+
+
+QUICK = Effort(rows=2, fewest=1024, ridge=1.0)
+"""For a trial. So few rows alone would be overfitted; pulled so hard, they rank plans as the finished networks rank."""
 
 
 class SequentialRefit:
-    """What the dense network answers at every layer, remembered once; then refits any pruned form of it.
+    """What the dense network answers at every layer, remembered once; then refits any pruned form of it."""
 
-    `rows` is how many output positions a layer is fitted on, for each of its input features.
-    """
-
-    def __init__(self, dense: nn.Module, graph: ModelGraph, calibration: Calibration, rows: int = 32) -> None:
+    def __init__(
+        self, dense: nn.Module, graph: ModelGraph, calibration: Calibration, effort: Effort | None = None
+    ) -> None:
         self.graph = graph
+        self.effort = effort = effort or Effort()
         self.calibration = calibration.head(_affordable(graph))
         self.layers = [layer for layer in graph.layers if layer.once and layer.features <= LARGEST]
-        self._positions = {layer.name: sample_positions(layer, len(self.calibration), rows) for layer in self.layers}
+        self._positions = {
+            layer.name: sample_positions(layer, len(self.calibration), effort.rows, effort.fewest)
+            for layer in self.layers
+        }
         self._joined = {layer.shortcut for layer in self.layers if layer.shortcut is not None}
         self._targets: dict[str, Tensor] = {}
         self._shortcuts: dict[str, Tensor] = {}
@@ -98,7 +116,7 @@ class SequentialRefit:
                     drift = self._shortcuts[layer.name][:, left] - self._rows(layer, shortcut)
                     target = target + _before_norm(pruned, layer, drift)
                 rows = input_rows(module, args[0].float(), self._positions[layer.name])
-                _fit(pruned, layer, with_constant(rows), target)
+                _fit(pruned, layer, with_constant(rows), target, self.effort.ridge)
 
         handles = [pruned.get_submodule(x.name).register_forward_pre_hook(partial(fit, x)) for x in self.layers]
         pruned.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -134,7 +152,7 @@ def _before_norm(model: nn.Module, layer: Layer, drift: Tensor) -> Tensor:
     return drift * torch.where(reachable, spread / torch.where(reachable, gain, 1.0), 0.0)
 
 
-def _fit(model: nn.Module, layer: Layer, rows: Tensor, target: Tensor) -> None:
+def _fit(model: nn.Module, layer: Layer, rows: Tensor, target: Tensor, ridge: float) -> None:
     """Move weights (and offset) to the least-squares solution on `rows` [rows, groups, D + 1]."""
     module = model.get_submodule(layer.name)
     assert isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Linear))
@@ -149,7 +167,7 @@ def _fit(model: nn.Module, layer: Layer, rows: Tensor, target: Tensor) -> None:
     wanted = target.unflatten(1, weight.shape[:2]).transpose(0, 1)
     right = x.transpose(1, 2) @ wanted - square @ now.transpose(1, 2)
     diagonal = square.diagonal(dim1=1, dim2=2)
-    diagonal.add_(RIDGE * diagonal[:, : weight.shape[2]].mean(1, keepdim=True) + 1e-9)
+    diagonal.add_(ridge * diagonal[:, : weight.shape[2]].mean(1, keepdim=True) + 1e-9)
     mask = mask_of(module)
     change = solve_positive(square, right) if mask is None else _solve_masked(square, right, mask)
     moved = weight + change[:, : weight.shape[2]].transpose(1, 2)
