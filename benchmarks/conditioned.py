@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import record
-from searching import POINTS, Search, run_all
+from searching import DEFAULT, POINTS, Search, run_all
 
 DEARER = 1.3
 """Trials of the one search, over those of each of the others."""
@@ -27,9 +27,9 @@ def main() -> None:
     quick = options.quick
     name, trials, seeds = ("resnet20", 6, 1) if quick else ("resnet56", 100, options.seeds)
     at_once = [
-        Search(name, "bayesian", seed, (POINTS[0], POINTS[-1]), round(DEARER * trials), quick) for seed in range(seeds)
+        Search(name, DEFAULT, seed, (POINTS[0], POINTS[-1]), round(DEARER * trials), quick) for seed in range(seeds)
     ]
-    own = {point: [Search(name, "bayesian", seed, point, trials, quick) for seed in range(seeds)] for point in POINTS}
+    own = {point: [Search(name, DEFAULT, seed, point, trials, quick) for seed in range(seeds)] for point in POINTS}
     run_all([*at_once, *(search for searches in own.values() for search in searches)])
     rows = [
         row_of(point, one.found(), other.found())

@@ -105,7 +105,6 @@ def search(
         evaluate=sc.agreement(network, shifted) if score == "agreement" else sc.accuracy(images, labels),
         calibration=calibration,
         budget=BUDGET,
-        searcher=sc.Bayesian(),
         trials=trials,
         settings=settings,
         on_trial=lambda study, trial: moments.append(time.perf_counter()),

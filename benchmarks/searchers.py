@@ -14,13 +14,12 @@ import matplotlib as mpl
 import numpy as np
 import record
 from matplotlib.figure import Figure
-from searching import SETTINGS, STRATEGIES, Search, run_all
+from searching import DEFAULT, SETTINGS, STRATEGIES, Search, run_all
 
-DEFAULT = "bayesian"
 FIXED = ("greedy",)
 """Searchers that propose one plan: a single trial of a single seed says all."""
 SEEDS = {"resnet20": 5, "resnet56": 5, "mobilenet_v1": 3, "resnet20_inner": 5}
-NARROW = ("random", "bayesian")
+NARROW = ("random", DEFAULT)
 """Beside ResNet-20 with entries, the same without: what the wider space is worth."""
 Runs = dict[str, list[dict[str, Any]]]
 

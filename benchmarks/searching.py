@@ -39,8 +39,9 @@ STRATEGIES: dict[str, Callable[[int], Any]] = {
     "knapsack": lambda seed: sc.Knapsack(seed),
     "bayesian": lambda seed: sc.Bayesian(seed),
 }
-WARM = "bayesian_warm"
-"""The Bayesian search that begins with what the one on ResNet-20 has learnt."""
+DEFAULT = "knapsack"
+WARM = "knapsack_warm"
+"""The default search, beginning with what the one on ResNet-20 has learnt."""
 LEARNT = ".safetensors"
 POINTS = (0.3, 0.5, 0.7)
 """Where the answers of a search over a range of budgets are looked at."""
@@ -161,13 +162,13 @@ def run(search: Search) -> str:
 def strategy(search: Search) -> Any:
     """The searcher's settings."""
     if search.searcher == WARM:
-        return sc.Bayesian(search.seed, prior=str(teacher(search).place(LEARNT)))
+        return sc.Knapsack(search.seed, prior=str(teacher(search).place(LEARNT)))
     return STRATEGIES[search.searcher](search.seed)
 
 
 def teacher(search: Search) -> Search:
     """The search that a warm start has learnt from."""
-    return replace(search, network="resnet20" if search.quick else "resnet20_inner", searcher="bayesian")
+    return replace(search, network="resnet20" if search.quick else "resnet20_inner", searcher=DEFAULT)
 
 
 def prepare(search: Search) -> tuple[Any, ...]:

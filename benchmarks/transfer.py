@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import record
-from searching import WARM, Search, run_all, teacher
+from searching import DEFAULT, WARM, Search, run_all, teacher
 
 
 def main() -> None:
@@ -22,7 +22,7 @@ def main() -> None:
     options = parser.parse_args()
     quick = options.quick
     trials, seeds, target = (6, 1, "resnet20") if quick else (100, options.seeds, "resnet56")
-    cold = [Search(target, "bayesian", seed, trials=trials, quick=quick) for seed in range(seeds)]
+    cold = [Search(target, DEFAULT, seed, trials=trials, quick=quick) for seed in range(seeds)]
     warm = [Search(target, WARM, seed, trials=trials, quick=quick) for seed in range(seeds)]
     run_all(teacher(search) for search in warm)
     run_all([*cold, *warm])
