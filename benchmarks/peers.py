@@ -52,7 +52,7 @@ def main() -> None:
         ),
         "every_image_torch": lambda: search(sc.SearchSettings(workers=2), TRIALS, "top-1"),
         "raced_8_bits": lambda: search(
-            sc.SearchSettings(workers=2, race=True, engine="openvino-int8"), trials=4 * TRIALS
+            sc.SearchSettings(workers=2, race=True, engine="openvino-int8"), trials=16 * TRIALS
         ),
         "raced": lambda: search(sc.SearchSettings(workers=2, race=True, seconds=seconds), deadline=seconds),
     }

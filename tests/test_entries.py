@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import secateur as sc
 from secateur import zoo
 from secateur.graph import as_inputs, count_costs
-from secateur.prune import Calibration, Picking, Pruner, PruneSettings, fold_norms
+from secateur.prune import Calibration, Cutter, Picking, Pruner, PruneSettings, fold_norms, shaped
 from secateur.runtimes import engine
 from secateur.search import RULES, SearchSpace, SpaceSettings, apply_rule
 
@@ -84,6 +84,20 @@ def test_an_entry_that_stays_whole_leaves_an_ordinary_convolution() -> None:
     assert type(small.get_submodule("layer2.1.conv1")) is nn.Conv2d
     assert isinstance(small.get_submodule("layer2.2.conv1"), Picking)
     assert count_costs(small, images(1)).macs == space.cost(counts)
+
+
+def test_a_network_of_the_same_sizes_picks_only_where_it_is_cut() -> None:
+    """What is timed has to be what will be delivered."""
+    model = resnet()
+    space = space_of(model)
+    cutter = Cutter(model, space.graph)
+    counts = half(space) | {"layer2.1.conv1:in": 16}
+    for _ in range(2):
+        same = shaped(cutter, counts)
+        assert type(same.get_submodule("layer2.1.conv1")) is nn.Conv2d
+        assert isinstance(same.get_submodule("layer2.2.conv1"), Picking)
+    whole = shaped(cutter, {site.key: site.width for site in space.sites})
+    assert not any(isinstance(module, Picking) for module in whole.modules())
 
 
 def test_a_plan_names_its_entries_and_the_file_brings_them_back(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from secateur import zoo
 from secateur.data import TrainBatches
 from secateur.finish import load_weights
 from secateur.graph import count_costs, trace
-from secateur.prune import Cutter, prove
+from secateur.prune import Cutter, pick, prove
 
 EXAMPLE = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
@@ -65,6 +65,7 @@ def test_tied_weights_are_stored_once_and_come_back(tmp_path):
     sc.save(tied, tmp_path / "tied.safetensors")
     loaded = sc.load(tmp_path / "tied.safetensors", Tied())
     assert torch.equal(loaded(torch.ones(1, 4)), tied(torch.ones(1, 4)))
+    assert len([*loaded.parameters()]) == len([*tied.parameters()]), "they are equal, but no longer one"
 
 
 def test_load_refuses_another_architecture(tmp_path):
@@ -218,6 +219,20 @@ def test_an_average_of_the_weights_is_delivered_and_resumed(tmp_path):
     sc.finetune(fresh, batches(), settings=settings, checkpoint=tmp_path / "t.pt")
     for name, tensor in whole.state_dict().items():
         assert torch.equal(tensor, fresh.state_dict()[name]), name
+
+
+def test_channel_numbers_are_not_averaged():
+    network = nn.Sequential(nn.Conv2d(40, 2, 1), nn.Flatten(), nn.Linear(2, 2))
+    numbers = torch.arange(1, 41)
+    pick(network[0], numbers.clone())
+    images = torch.randn(8, 64, 1, 1)
+    sc.finetune(network, [(images, torch.arange(8) % 2)] * 3, settings=replace(SETTINGS, averaging=0.9))
+    assert torch.equal(network[0].picked, numbers)
+
+
+def test_batches_that_are_too_small_are_an_error():
+    with pytest.raises(sc.DataError, match="fewer than two examples"):
+        sc.finetune(small_network(), [(images[:1], labels[:1]) for images, labels in batches()], settings=SETTINGS)
 
 
 def test_features_bring_the_student_to_see_as_the_teacher_does():

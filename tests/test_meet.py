@@ -39,7 +39,7 @@ def clock(study: sc.Study, error: float, seen: list[sc.Plan]) -> Callable[[sc.Pl
 def test_the_plan_meets_the_budget_when_it_is_measured(searcher: object, error: float) -> None:
     study, seen = search(searcher, HALF), []
     measured = clock(study, error, seen)
-    met = meet(study, measured)
+    met = meet(study, measured, study.best.plan)
     assert met.measured == measured(met.plan) <= 0.5
     assert len(met.tries) == len(seen) - 1 <= 6, "no plan is measured for nothing"
     assert seen[0] == study.best.plan
@@ -47,7 +47,7 @@ def test_the_plan_meets_the_budget_when_it_is_measured(searcher: object, error: 
 
 def test_a_budget_is_used_up_where_the_table_was_too_careful() -> None:
     study = search(sc.Bayesian(), HALF)
-    met = meet(study, clock(study, 0.7, []))
+    met = meet(study, clock(study, 0.7, []), study.best.plan)
     assert met.measured > 0.45
     assert study.space.cost(study.space.counts(met.plan)) > study.space.limit
 
@@ -55,7 +55,16 @@ def test_a_budget_is_used_up_where_the_table_was_too_careful() -> None:
 def test_a_budget_that_no_plan_meets_is_an_error_with_all_that_was_measured() -> None:
     study = search(sc.Bayesian(), HALF)
     with pytest.raises(sc.BudgetError, match=r"no plan meets 50\.0% of macs .* 90\.0%"):
-        meet(study, lambda plan: 0.9)
+        meet(study, lambda plan: 0.9, study.best.plan)
+
+
+def test_a_plan_whose_cost_the_reward_chose_is_not_made_larger() -> None:
+    study = search(sc.Knapsack(), sc.Budget(macs=(0.3, 0.9)))
+    plan = study.plan(sc.Budget(macs=0.4))
+    study.space = study.space.informed(study.space.losses, weighed=True)
+    met = meet(study, clock(study, 1.0, []), plan)
+    assert met.plan == plan
+    assert len(met.tries) == 1
 
 
 def test_only_latency_is_measured_by_a_clock() -> None:

@@ -276,6 +276,7 @@ def test_what_a_quick_engine_found_is_scored_again_by_torch() -> None:
     )
     assert 1 <= len(study.checked) <= 5
     assert study.best.number in study.checked
+    assert study.smallest(1.0).outcome.costs.macs == min(outcome.costs.macs for outcome in study.checked.values())
     assert study.best.outcome.reward == max(outcome.reward for outcome in study.checked.values())
     exact = {trial.number: trial.outcome.score for trial in study.trials}
     assert any(outcome.score != exact[number] for number, outcome in study.checked.items()), "int8 is not exact"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from networks import MIXING_NORMS, NETWORKS, Example, build, image, random_network, settled
+from networks import MIXING_NORMS, NETWORKS, Example, Residual, build, image, random_network, settled
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
@@ -633,3 +633,14 @@ def test_pruning_again_gives_the_same() -> None:
         yield from sc.prune(model, example, sc.Plan({"stem": 0.5}), calibration=[image(50)]).state_dict().values()
 
     assert all(torch.equal(one, other) for one, other in zip(weights(), weights(), strict=True))
+
+
+@pytest.mark.parametrize("precision", [torch.float64, torch.bfloat16])
+def test_networks_of_other_precisions_are_pruned_in_theirs(precision: torch.dtype) -> None:
+    model = settled(Residual()).to(precision)
+    inputs = image(24).to(precision)
+    graph = sc.inspect(model, inputs[:2])
+    plan = sc.Plan({group.key: 0.5 for group in graph.prunable})
+    pruned = sc.prune(model, inputs[:2], plan, calibration=[inputs])
+    assert {parameter.dtype for parameter in pruned.parameters()} == {precision}
+    assert pruned(inputs).isfinite().all()

@@ -121,3 +121,15 @@ def test_a_search_stops_in_time_and_goes_on(tmp_path):
 def test_settings_that_make_no_sense_are_refused(bad):
     with pytest.raises(sc.StudyError, match=next(iter(bad))):
         sc.SearchSettings(**bad)
+
+
+def test_a_race_needs_a_score_by_stages() -> None:
+    with pytest.raises(sc.StudyError, match="scores by stages"):
+        sc.search(
+            nn.Conv2d(3, 4, 1),
+            EXAMPLE,
+            evaluate=lambda network: 1.0,
+            calibration=[EXAMPLE],
+            budget=sc.Budget(macs=0.5),
+            settings=sc.SearchSettings(race=True),
+        )

@@ -131,6 +131,20 @@ def test_lessons_that_are_none_are_refused(tmp_path: Path) -> None:
             sc.Bayesian(prior=str(file)).start(here)
 
 
+def test_an_agent_without_rehearsal_serves_a_range() -> None:
+    study = search(sc.DDPG.paper(warmup=4))
+    plan = study.plan(sc.Budget(macs=0.4))
+    assert study.space.cost(study.space.counts(plan)) <= 0.4 * study.space.cost.dense
+
+
+def test_a_policy_that_was_told_other_things_is_refused(tmp_path: Path) -> None:
+    """Twelve features both times: a limit of a range, or advice."""
+    search(sc.DDPG(warmup=2, hidden=16, advice=0), folder=tmp_path / "a", trials=4)
+    file = str(tmp_path / "a" / "searcher.safetensors")
+    with pytest.raises(sc.StudyError, match="both or neither a range of budgets and advice"):
+        search(sc.DDPG(warmup=2, hidden=16, prior=file), sc.Budget(macs=0.5), trials=4)
+
+
 def test_an_agent_takes_its_policy_with_it(tmp_path: Path) -> None:
     agent = sc.DDPG(warmup=2, hidden=16)
     taught = search(agent, sc.Budget(macs=0.5), tmp_path / "a", trials=6).searcher

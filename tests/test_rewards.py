@@ -2,6 +2,7 @@
 
 import json
 import math
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from secateur.cost import DEVICES, DeviceProfile, EnergyEstimate, LayerTable, Ne
 from secateur.errors import BudgetError, JobError, StudyError
 from secateur.graph import count_costs
 from secateur.job import parse_job
-from secateur.search import SearchSpace
+from secateur.search import SearchSpace, resource_constrained
 
 DENSE = sc.Outcome(0.9, sc.Costs(1000, 100, 400, latency_ms=10.0, energy_mj=50.0), 0.0, 0.0)
 HALF = sc.Costs(500, 50, 200, latency_ms=5.0, energy_mj=20.0, block_sparsity=0.25)
@@ -86,7 +87,7 @@ def test_composite_refuses(wrong: dict) -> None:
 # ---- in a search -----------------------------------------------------------------------------------------------------
 
 
-def search(reward: object, budget: sc.Budget, **settings: object) -> sc.Study:
+def search(reward: object, budget: sc.Budget, folder: Path | None = None, **settings: object) -> sc.Study:
     model, example = build("residual")
     return sc.search(
         model,
@@ -95,6 +96,7 @@ def search(reward: object, budget: sc.Budget, **settings: object) -> sc.Study:
         calibration=[image(40)],
         budget=budget,
         trials=8,
+        folder=folder,
         settings=sc.SearchSettings(reward=reward, **settings),  # type: ignore[arg-type]
     )
 
@@ -118,9 +120,35 @@ def test_a_function_of_the_users_own() -> None:
     assert study.best.outcome.costs.params == fewest
 
 
+@pytest.mark.parametrize("gives", [float("nan"), float("-inf"), "much"])
+def test_a_reward_that_is_no_number_fails_its_trial_and_nothing_else(gives: object, tmp_path: Path) -> None:
+    given: list[object] = []
+
+    def odd(score: float, costs: sc.Costs, dense: sc.Outcome) -> object:
+        given.append(gives if len(given) == 1 else np.float32(score))
+        return given[-1]
+
+    study = search(odd, sc.Budget(macs=0.6), folder=tmp_path / "run")
+    errors = [trial.error for trial in study.trials]
+    assert "the reward returned" in (errors[1] or "")
+    assert errors.count(None) == len(errors) - 1
+
+
 def test_a_reward_whose_metric_nobody_tells_is_refused_before_the_search() -> None:
     with pytest.raises(StudyError, match="latency_ms"):
         search(sc.Composite(alpha=1), sc.Budget(macs=(0.5, 1)))
+
+
+def test_what_tells_latency_may_not_change_within_a_study(tmp_path: Path) -> None:
+    profile = tmp_path / "phone.json"
+    own = resources.files("secateur.cost") / "devices" / "pixel1.json"
+    profile.write_text(own.read_text())
+    first = search(resource_constrained, sc.Budget(latency_ms=0.8), tmp_path / "run", latency=str(profile))
+    again = search(resource_constrained, sc.Budget(latency_ms=0.8), tmp_path / "run", latency=str(profile))
+    assert [trial.plan for trial in again.trials] == [trial.plan for trial in first.trials]
+    profile.write_text(own.read_text() + "\n")
+    with pytest.raises(sc.StudyError, match="latency was"):
+        search(resource_constrained, sc.Budget(latency_ms=0.8), tmp_path / "run", latency=str(profile))
 
 
 def test_a_budget_in_milliseconds_is_met() -> None:

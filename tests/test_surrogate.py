@@ -8,6 +8,7 @@ from searcher_contract import space
 
 from secateur.search import DDPG, Bayesian, Knapsack, Random, SearchSpace, Strategy
 from secateur.search.bayesian import mutant
+from secateur.search.ddpg import Agent
 from secateur.search.knapsack import Solver
 from secateur.search.surrogate import Surrogate, as_rows
 
@@ -119,3 +120,17 @@ def test_curves_corrected_by_rewards_beat_random_search(strategy: type[Strategy]
 
     gains = [best(strategy, seed) - best(Random, seed) for seed in range(4)]
     assert np.mean(gains) > 0, gains
+
+
+def test_an_agent_takes_the_knapsacks_advice_until_it_knows_better() -> None:
+    here = informed("residual")
+    advised, alone = DDPG(seed=0).start(here), DDPG.paper().start(here)
+    assert isinstance(advised, Agent)
+    assert isinstance(alone, Agent)
+    wanted = here.counts(Knapsack().start(here).ask())
+    (walk,) = advised._walk([here.limit], None, 0.0)
+    for site in here.sites:
+        at, of = site.counts.index(here.counts(walk)[site.key]), site.counts.index(wanted[site.key])
+        assert abs(at - of) <= 1, (site.key, here.counts(walk), wanted)
+    assert alone.learner.actor.first.in_features == 11
+    assert advised.learner.actor.first.in_features == 12

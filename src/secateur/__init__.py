@@ -1,6 +1,6 @@
 """Secateur: prune a trained PyTorch network to a budget you can measure."""
 
-from secateur.api import SearchSettings, block_sparse, export, inspect, measure, meet, prune, search
+from secateur.api import block_sparse, export, inspect, measure, meet, prune, search
 from secateur.errors import (
     BudgetError,
     CheckpointError,
@@ -33,6 +33,7 @@ from secateur.search import (
     SpaceSettings,
     Uniform,
 )
+from secateur.settings import SearchSettings
 
 __all__ = [
     "CMAES",

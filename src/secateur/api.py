@@ -3,19 +3,15 @@ their own."""
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from secateur import run, runtimes
-from secateur.cost import CostModel, LayerTable, energy_model, latency_model
+from secateur.cost import LayerTable
 from secateur.errors import BudgetError, StudyError
 from secateur.graph import (
     Example,
@@ -30,51 +26,10 @@ from secateur.graph import (
 )
 from secateur.plan import Budget, Outcome, Plan
 from secateur.prune import Batch, Calibration, Cutter, Pruner, PruneSettings, counts_of_plan, fold_norms, prove, shaped
-from secateur.run import Evaluate, Evaluator, InProcess, Loop, Met, OnTrial, RunFolder, Study, Threads, score_of
-from secateur.runtimes import ENGINES, Measured, engine
-from secateur.search import Conditioned, Knapsack, Reward, SearchSpace, SpaceSettings, Strategy, resource_constrained
-
-AHEAD = 2
-"""Trials under way for each of several workers: one that is done early, as races often are, goes on at once."""
-
-
-@dataclass(frozen=True)
-class SearchSettings:
-    """What a search may choose, how candidates are built, and how many are evaluated at once."""
-
-    space: SpaceSettings = field(default_factory=SpaceSettings)
-    prune: PruneSettings = field(default_factory=PruneSettings)
-    workers: int = 1
-    """Trials evaluated at once, each in a thread of its own; `evaluate` must allow that."""
-    race: bool = False
-    """Stop scoring a candidate that is unlikely to beat the best on the same examples (see `secateur.run.race`); needs
-    an `evaluate` that scores by stages, such as `agreement` and `accuracy`. What is reported is scored in full."""
-    seconds: float | None = None
-    """Start no more trials after so many seconds; resumed, the search has as many again."""
-    reward: Reward = resource_constrained
-    """What a plan is paid: `resource_constrained`, `AccuracyGuaranteed`, `Composite`, or any function (score, costs,
-    dense) -> float, dense being the dense network's outcome. Only the first makes sense with a single budget."""
-    latency: str | None = None
-    """What tells latency: a profile that comes with Secateur (pixel1), or a table's or profile's file."""
-    energy: str | None = None
-    """What tells energy: `estimate`, by operations and bytes moved, or the file of a table that a meter made."""
-    engine: str = "torch"
-    """What runs the candidates: torch, openvino or openvino-int8 (both need `secateur[openvino]`). With the latter
-    two, the best few plans are scored again by torch at the end, and the best of those is reported."""
-
-    def __post_init__(self) -> None:
-        if self.workers < 1:
-            raise StudyError(f"workers = {self.workers}: give 1 or more")
-        if self.seconds is not None and not self.seconds > 0:
-            raise StudyError(f"seconds = {self.seconds}: give more than 0")
-        if self.engine not in ENGINES:
-            raise StudyError(f"engine = {self.engine!r}: give one of {', '.join(ENGINES)}")
-
-    @property
-    def prices(self) -> list[CostModel]:
-        """Cost models of the metrics that shapes alone do not tell. Raises BudgetError."""
-        found: list[CostModel] = [] if self.latency is None else [latency_model(self.latency)]
-        return found if self.energy is None else [*found, energy_model(self.energy)]
+from secateur.run import Evaluate, Evaluator, InProcess, Loop, Met, OnTrial, RunFolder, Staged, Study, Threads, score_of
+from secateur.runtimes import Measured, engine
+from secateur.search import Conditioned, Knapsack, Reward, SearchSpace, Strategy, resource_constrained
+from secateur.settings import SearchSettings, identity
 
 
 def inspect(model: nn.Module, example_input: Example) -> ModelGraph:
@@ -128,11 +83,15 @@ def search(  # noqa: PLR0913  # each is a thing the caller has, and all but four
     settings = settings or SearchSettings()
     if trials < 1:
         raise StudyError(f"trials = {trials}: give 1 or more")
+    if settings.race and not isinstance(evaluate, Staged):
+        raise StudyError(
+            "race needs an evaluate that scores by stages, as sc.agreement and sc.accuracy give; leave it out"
+        )
     space = SearchSpace(inspect(model, example_input), budget, settings.space, settings.prices)
     _check_reward(settings.reward, space)
     if budget.is_range and not isinstance(strategy.start(space), Conditioned):
         raise StudyError(f"{type(strategy).__name__} serves one budget only; for a range of them use Knapsack")
-    home = RunFolder(folder, _header(model, space, strategy, settings)) if folder is not None else None
+    home = RunFolder(folder, identity(model, space, strategy, settings)) if folder is not None else None
     dense = Outcome(score_of(evaluate, private_copy(model).requires_grad_(False)), space.dense, 0.0, 0.0)
     inputs = Calibration.gather(calibration, inputs=len(as_inputs(example_input)))
     pruner = Pruner(model, space.graph, inputs, settings.prune)
@@ -140,8 +99,7 @@ def search(  # noqa: PLR0913  # each is a thing the caller has, and all but four
     evaluators = _evaluators(pruner, space, evaluate, as_inputs(example_input), settings, dense)
     workers = InProcess(evaluators[0]) if settings.workers == 1 else Threads(evaluators)
     proposer = strategy.start(space)
-    ahead = 1 if settings.workers == 1 else AHEAD * settings.workers
-    loop = Loop(Study(space, dense), proposer, workers, strategy.seed, ahead, settings.race, home)
+    loop = Loop(Study(space, dense), proposer, workers, strategy.seed, settings.ahead, settings.race, home)
     if settings.engine != "torch":
         loop.check = Evaluator(pruner, space, evaluate, settings.reward, dense=dense)
     if on_trial:
@@ -206,7 +164,13 @@ def prune(
 
 
 def meet(
-    study: Study, model: nn.Module, example_input: Example, *, runtime: str | None = None, threads: int | None = None
+    study: Study,
+    model: nn.Module,
+    example_input: Example,
+    *,
+    plan: Plan | None = None,
+    runtime: str | None = None,
+    threads: int | None = None,
 ) -> Met:
     """Make a latency budget hold when it is measured: on this machine, dense and pruned taking turns.
 
@@ -214,11 +178,12 @@ def meet(
         study: a finished search under a budget in latency_ms.
         model: the network that was searched.
         example_input: a tensor [N, ...] or a tuple of them; one example at a time is timed.
+        plan: the first to be tried; by default `study.best.plan`.
         runtime: where it has to hold, torch or a runtime's name; by default where the table was made.
         threads: by default as many as the table was made with.
 
     Returns:
-        The plan to prune by, and what it takes: `study.best.plan`, or what the searcher believes best under a limit
+        The plan to prune by, and what it takes: the first, or what the searcher believes best under a limit
         that makes up for what the table got wrong.
 
     Raises:
@@ -240,7 +205,7 @@ def meet(
         found = runtimes.measure(networks, inputs, [runtime], threads)
         return found[1].latency_ms / found[0].latency_ms
 
-    return run.meet(study, measured)
+    return run.meet(study, measured, plan or study.best.plan)
 
 
 def block_sparse(model: nn.Module, example_input: Example) -> nn.Module:
@@ -287,38 +252,3 @@ def measure(
     """
     chosen = ("torch", *runtimes.installed()) if runtime is None else runtime
     return runtimes.measure(networks, as_inputs(inputs), chosen, threads, meter=meter)
-
-
-def _header(model: nn.Module, space: SearchSpace, searcher: Strategy, settings: SearchSettings) -> dict[str, Any]:
-    """What makes a study this study: resuming it with anything else would mix two."""
-    metric = space.budget.metric
-    return {
-        "format": 1,
-        "model": space.graph.fingerprint,
-        "weights": _weights_digest(model),
-        "budget": {metric: space.budget.value},
-        "searcher": {"kind": type(searcher).__name__, **asdict(searcher)},  # type: ignore[call-overload]
-        "space": asdict(settings.space),
-        "prune": asdict(settings.prune),
-        "workers": settings.workers,
-        "race": settings.race,
-        "engine": settings.engine,
-        "reward": _named(settings.reward),
-        "latency": settings.latency,
-        "energy": settings.energy,
-    }
-
-
-def _named(reward: Reward) -> dict[str, Any]:
-    """A reward as plain values."""
-    if is_dataclass(reward) and not isinstance(reward, type):
-        return {"kind": type(reward).__name__, **asdict(reward)}
-    return {"kind": getattr(reward, "__qualname__", type(reward).__name__)}
-
-
-def _weights_digest(model: nn.Module) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]

@@ -129,18 +129,16 @@ class Run:
         """The best plan of a search, or a rule's only one."""
         if name in RULES:
             return apply_rule(self.space, RULES[name])
-        if name == SEARCHED and self.job.measured:
-            return self._met()
         reward, study = self.job.settings.reward, self.study(name)
         best = study.smallest(reward.tolerance) if isinstance(reward, AccuracyGuaranteed) else study.best
-        return best.plan
+        return self._met(best.plan) if name == SEARCHED and self.job.measured else best.plan
 
-    def _met(self) -> Plan:
-        """The plan that meets the budget when it is measured, kept in met.json."""
-        best, place = self.study().best.plan, self.place("met.json")
+    def _met(self, best: Plan) -> Plan:
+        """The plan that meets the budget when it is measured, the best or another, kept in met.json."""
+        place = self.place("met.json")
         if place.exists() and (known := json.loads(place.read_text()))["best"] == best.digest:
             return Plan.from_json(known["plan"])
-        met = meet(self.study(), self.materials.model, self.materials.example)
+        met = meet(self.study(), self.materials.model, self.materials.example, plan=best)
         known = {"best": best.digest, "plan": met.plan.to_json(), "measured": met.measured, "tries": met.tries}
         write_atomically(place, json.dumps(known, indent=2).encode() + b"\n")
         return met.plan

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from secateur import zoo
-from secateur.api import SearchSettings
 from secateur.cost import DEVICES, ENERGIES
 from secateur.data import Dataset, TrainBatches, load_dataset, split
 from secateur.errors import JobError, SecateurError
@@ -42,6 +41,7 @@ from secateur.search import (
     Uniform,
     resource_constrained,
 )
+from secateur.settings import SearchSettings
 
 SEARCHERS: dict[str, type[Any]] = {
     "ddpg": DDPG,

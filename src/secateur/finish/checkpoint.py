@@ -28,10 +28,9 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
 
     Raises CheckpointError where the file cannot be written.
     """
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    seen: dict[int, str] = {}
+    state, seen = model.state_dict(), dict[int, str]()
     shared = {name: seen[t.data_ptr()] for name, t in state.items() if t.numel() and _known(seen, name, t)}
-    tensors = {name: tensor for name, tensor in state.items() if name not in shared}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items() if name not in shared}
     widths = {name: widths for name, module in model.named_modules() if (widths := _widths(module))}
     sparse = {name: {"pattern": str(kind), "shape": [*mask.shape]} for name, _, mask, kind in masked_layers(model)}
     for name, _, mask, kind in masked_layers(model):
@@ -85,6 +84,8 @@ def load(path: str | os.PathLike[str], dense: nn.Module) -> nn.Module:
         )
     for name, tensor in tensors.items():
         _fill(model, name, tensor, path)
+    for name, first in shared.items():
+        _tie(model, name, first)
     _set_widths(model, widths)
     for name, (mask, kind) in masks.items():
         layer = model.get_submodule(name)
@@ -138,6 +139,14 @@ def _fill(model: nn.Module, name: str, tensor: Tensor, path: str | os.PathLike[s
             f"{tuple(old.shape)} {old.dtype}; give the architecture that was pruned"
         )
     set_tensor(module, leaf, tensor.to(old.device))
+
+
+def _tie(model: nn.Module, name: str, first: str) -> None:
+    """Make a parameter be another one, not only equal to it: training moves both."""
+    (owner, _, leaf), (other, _, its) = name.rpartition("."), first.rpartition(".")
+    parameters = model.get_submodule(owner)._parameters
+    if leaf in parameters and (parameter := model.get_submodule(other)._parameters.get(its)) is not None:
+        parameters[leaf] = parameter
 
 
 def _set_widths(model: nn.Module, widths: Mapping[str, Mapping[str, int]]) -> None:

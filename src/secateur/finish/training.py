@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from secateur.errors import CheckpointError, DataError
 from secateur.finish.lesson import Lesson
@@ -79,7 +79,11 @@ class Training:
                 total += self._step(inputs, labels) * len(labels)
                 seen += len(labels)
             self.schedule.step()
-        mean = float(self.among.summed(total)) / max(seen, 1)
+        if not seen:
+            raise DataError(
+                f"every batch has fewer than two examples for each of {self.among.count} processes; larger ones"
+            )
+        mean = float(self.among.summed(total)) / seen
         if not math.isfinite(mean):
             raise DataError(f"the training loss became {mean}; lower lr (now {self.settings.lr}), or use float32")
         return mean
@@ -149,7 +153,11 @@ def plain(settings: dict[str, Any]) -> dict[str, Any]:
 def _average(model: nn.Module, kept: float) -> AveragedModel | None:
     if not kept:
         return None
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(kept), use_buffers=True).eval()
+
+    def averaged(average: Tensor, now: Tensor, _: Tensor | int) -> Tensor:
+        return average.lerp(now, 1 - kept) if average.is_floating_point() else now  # channel numbers have no average
+
+    return AveragedModel(model, avg_fn=averaged, use_buffers=True).eval()
 
 
 def _cosine(settings: FineTune, steps: int) -> Callable[[int], float]:

@@ -53,6 +53,7 @@ class Cutter:
     """
 
     def __init__(self, model: nn.Module, graph: ModelGraph) -> None:
+        self.dense = model
         self.model = copy.deepcopy(model)
         self.graph = graph
         self._modules = dict(self.model.named_modules())

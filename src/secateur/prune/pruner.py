@@ -122,9 +122,7 @@ class Pruner:
             pruned = nearer(self._in_sequence(pruned, fit, kept), pruned, self.dense, check)
         if self.settings.recalibrate and held_out:
             pruned = nearer(recalibrated(pruned, fit), pruned, self.dense, check)
-        for group in self.graph.groups:
-            if group.entry and counts.get(group.key, group.width) == group.width:
-                as_before(pruned, self.dense, group.consumers[0])
+        _pick_only_where_cut(pruned, self.dense, self.graph, counts)
         return pruned.requires_grad_(True)
 
     def _in_sequence(self, pruned: nn.Module, fit: Calibration, kept: Kept) -> nn.Module:
@@ -136,7 +134,8 @@ class Pruner:
 def shaped(cutter: Cutter, counts: Mapping[str, int]) -> nn.Module:
     """The network cut and thinned out to these sizes, whichever channels and blocks: what takes the same time."""
     graph, generator = cutter.graph, torch.Generator().manual_seed(0)
-    network = cutter.cut({key: np.arange(count) for key, count in counts.items() if key in graph.group})
+    network = copy.deepcopy(cutter.cut({key: np.arange(count) for key, count in counts.items() if key in graph.group}))
+    _pick_only_where_cut(network, cutter.dense, graph, counts)
     masks = {}
     for layer in graph.sparse.values():
         assert layer.sparsity is not None
@@ -145,6 +144,13 @@ def shaped(cutter: Cutter, counts: Mapping[str, int]) -> nn.Module:
             value = torch.rand(len(weight), weight[0].numel(), generator=generator)
             masks[layer.name] = layer.sparsity.pattern.best(value, density).view_as(weight).to(weight.device)
     return _thinned(network, graph, masks)
+
+
+def _pick_only_where_cut(network: nn.Module, dense: nn.Module, graph: ModelGraph, counts: Mapping[str, int]) -> None:
+    """A convolution that keeps all of an entry is an ordinary one again: to pick everything takes time."""
+    for group in graph.groups:
+        if group.entry and counts.get(group.key, group.width) == group.width:
+            as_before(network, dense, group.consumers[0])
 
 
 def _thinned(network: nn.Module, graph: ModelGraph, masks: Mapping[str, Tensor]) -> nn.Module:

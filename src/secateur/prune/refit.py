@@ -73,6 +73,8 @@ class Refitter:
 
     def _remember(self, key: tuple[str, bytes], solution: tuple[Tensor, Tensor]) -> None:
         with self._lock:
+            if key in self._solved:  # by another thread meanwhile
+                return
             while self._solved and self._bytes > REMEMBERED:
                 self._bytes -= self._solved.pop(next(iter(self._solved)))[0].nbytes
             self._bytes += solution[0].nbytes

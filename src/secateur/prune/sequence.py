@@ -149,20 +149,20 @@ def _before_norm(model: nn.Module, layer: Layer, drift: Tensor) -> Tensor:
     spread = (norm.running_var + norm.eps).sqrt()
     gain = norm.weight if norm.weight is not None else torch.ones_like(spread)
     reachable = gain.abs() > 1e-3 * gain.abs().max()
-    return drift * torch.where(reachable, spread / torch.where(reachable, gain, 1.0), 0.0)
+    return drift * torch.where(reachable, spread / torch.where(reachable, gain, 1.0), 0.0).to(drift.dtype)
 
 
 def _fit(model: nn.Module, layer: Layer, rows: Tensor, target: Tensor, ridge: float) -> None:
     """Move weights (and offset) to the least-squares solution on `rows` [rows, groups, D + 1]."""
     module = model.get_submodule(layer.name)
     assert isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Linear))
-    weight = module.weight.data.flatten(1).unflatten(0, (rows.shape[1], -1))
+    weight = module.weight.data.float().flatten(1).unflatten(0, (rows.shape[1], -1))
     offset = has_offset(model, layer)
     x = (rows if offset else rows[..., :-1]).transpose(0, 1)
     square = _moments(x)
     now = weight
     if offset:
-        bias = module.bias.data if module.bias is not None else weight.new_zeros(weight.shape[:2]).flatten()
+        bias = module.bias.data.float() if module.bias is not None else weight.new_zeros(weight.shape[:2]).flatten()
         now = torch.cat([weight, bias.view(*weight.shape[:2], 1)], 2)
     wanted = target.unflatten(1, weight.shape[:2]).transpose(0, 1)
     right = x.transpose(1, 2) @ wanted - square @ now.transpose(1, 2)

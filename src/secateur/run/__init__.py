@@ -4,7 +4,7 @@ from secateur.run.evaluator import Evaluator
 from secateur.run.folder import RunFolder, write_atomically
 from secateur.run.journal import Journal
 from secateur.run.meet import Met, meet
-from secateur.run.score import Evaluate, accuracy, agreement, score_of
+from secateur.run.score import Evaluate, Staged, accuracy, agreement, score_of
 from secateur.run.study import Loop, OnTrial, Study
 from secateur.run.workers import InProcess, Threads, Workers
 
@@ -17,6 +17,7 @@ __all__ = [
     "Met",
     "OnTrial",
     "RunFolder",
+    "Staged",
     "Study",
     "Threads",
     "Workers",

@@ -44,7 +44,7 @@ class Evaluator:
         values = None if rival is None else rival.values
         score, stages, seen = self._score(candidate, values)
         price = self.space.costs(counts)
-        reward = self.reward(score, price, self.dense)
+        reward = finite(self.reward(score, price, self.dense), "the reward")
         complete = values is None or seen is None or len(seen) == len(values)
         terms = getattr(self.reward, "terms", None)
         parts = {} if terms is None else terms(score, price, self.dense)

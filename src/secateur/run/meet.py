@@ -26,22 +26,23 @@ class Met:
     """What was predicted and measured for every plan tried, as such fractions."""
 
 
-def meet(study: Study, measured: Callable[[Plan], float]) -> Met:
+def meet(study: Study, measured: Callable[[Plan], float], plan: Plan) -> Met:
     """The best plan of a study that meets its budget when `measured(plan)` tells its cost over the dense network's.
 
+    The first to be tried is `plan`; it will do if it fits and leaves nothing unused, or if the reward chose its cost.
     Where the prediction of a plan is off, the limit is corrected by as much, and the searcher proposes what it
     believes best under it: nothing is evaluated again. Raises BudgetError where no plan tried meets the budget.
     """
     space, met = study.space, None
     dense, wanted = space.cost.dense, space.limit / space.cost.dense
     least = space.cost({site.key: site.least for site in space.sites})
-    plan, tries = study.best.plan, []
+    tries: list[tuple[float, float]] = []
     for _ in range(TRIES):
         predicted, taken = space.cost(space.counts(plan)) / dense, measured(plan)
         tries.append((predicted, taken))
         if taken <= wanted and (met is None or taken > met.measured):
             met = Met(plan, taken, ())
-        if wanted * (1 - SLACK) <= taken <= wanted:
+        if taken <= wanted and (space.weighed or taken >= wanted * (1 - SLACK)):
             break
         following = study.under(max(dense * predicted * wanted / taken * (1 - MARGIN), least))
         if following == plan:

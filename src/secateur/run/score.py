@@ -44,14 +44,14 @@ def score_of(evaluate: Evaluate, network: nn.Module) -> float:
         return finite(evaluate(network.eval()))
 
 
-def finite(score: object) -> float:
-    """The score as a float. Raises EvaluationError on anything but a finite number."""
+def finite(score: object, whose: str = "evaluate") -> float:
+    """The score, or what else `whose` gave, as a float. Raises EvaluationError on anything but a finite number."""
     if isinstance(score, torch.Tensor) and score.numel() == 1:
         score = score.item()
     if not isinstance(score, Real) or isinstance(score, bool):
-        raise EvaluationError(f"evaluate returned {type(score).__name__} {score!r:.80}; return one number")
+        raise EvaluationError(f"{whose} returned {type(score).__name__} {score!r:.80}; return one number")
     if not math.isfinite(score):
-        raise EvaluationError(f"evaluate returned {score}; return a finite number")
+        raise EvaluationError(f"{whose} returned {score}; return a finite number")
     return float(score)
 
 

@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from secateur.errors import BudgetError, StudyError
@@ -59,12 +60,17 @@ class Study:
 
         Raises StudyError where all trials failed.
         """
-        ranked = self.ranked
-        if not ranked:
+        finalists = self.finalists
+        if not finalists:
             cause = self.trials[0].error if self.trials else "no trial was run"
             raise StudyError(f"no trial of {len(self.trials)} succeeded; the first failed with: {cause}")
+        return max(finalists, key=_reward)
+
+    @property
+    def finalists(self) -> list[Trial]:
+        """The complete trials, the highest reward first; with their new outcomes those checked again, if any were."""
         checked = [replace(self.trials[number], outcome=outcome) for number, outcome in self.checked.items()]
-        return max(checked, key=_reward) if checked else ranked[0]
+        return checked or self.ranked
 
     @property
     def front(self) -> list[Trial]:
@@ -82,10 +88,10 @@ class Study:
         return next((trial for trial in self.ranked if _cost(trial, metric) <= limit), None)
 
     def smallest(self, tolerance: float) -> Trial:
-        """The cheapest complete trial that loses no more than `tolerance` of the dense network's score, in the budget's
-        metric; the best of all where none does.
+        """The cheapest finalist, in the budget's metric, that loses no more than `tolerance` of the dense network's
+        score; the best of all where none does.
         """
-        kept = [x for x in self.ranked if x.outcome and x.outcome.score >= self.dense.score - tolerance]
+        kept = [x for x in self.finalists if x.outcome and x.outcome.score >= self.dense.score - tolerance]
         return min(kept, key=lambda trial: _cost(trial, self.space.budget.metric), default=self.best)
 
     def plan(self, budget: Budget) -> Plan:
@@ -155,9 +161,9 @@ class Loop:
         """Go on until the study has `trials` trials, or begin no more after so many seconds."""
         ends = time.monotonic() + seconds
         recorded = self.folder.journal.read() if self.folder else []
-        under_way = self._restore(recorded)
         self.study.searcher = self.searcher
         try:
+            under_way = self._restore(recorded)
             while True:
                 number = len(self.study.trials) + len(under_way)
                 in_time = time.monotonic() < ends or number < max(len(recorded), 1)
@@ -215,7 +221,8 @@ class Loop:
         if best is None or best.outcome is None:
             return None
         if best.outcome.values is None and best.number not in self._again:
-            self._again[best.number] = self.workers.submit(best.plan).result()
+            with suppress(Exception):  # then there is nothing to race against; a plan that fails fails as a trial
+                self._again[best.number] = self.workers.submit(best.plan).result()
         return self._again.get(best.number, best.outcome)
 
     def _finished(self, number: int, plan: Plan, future: Future[Outcome]) -> Trial:

@@ -49,10 +49,10 @@ class Rates(Protocol):
 class Learner:
     """One policy, learnt from transitions."""
 
-    def __init__(self, features: int, rates: Rates) -> None:
+    def __init__(self, features: int, rates: Rates, advised: bool = False) -> None:
         self.rates = rates
         generator = torch.Generator().manual_seed(rates.seed)
-        self.actor = Actor(features, rates.hidden, generator)
+        self.actor = Actor(features, rates.hidden, generator, advised)
         self.critic = Critic(features, rates.hidden, generator)
         self.actor_target = copy.deepcopy(self.actor)
         self.critic_target = copy.deepcopy(self.critic)

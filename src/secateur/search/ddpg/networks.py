@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+EDGE = 0.01
+"""How near to 0 and 1 advice may come."""
+
 
 def _linear(inward: int, outward: int) -> nn.Linear:
     """A layer without values yet: the caller's random numbers are not drawn from."""
@@ -22,10 +25,14 @@ def _initialise(layers: list[nn.Linear], generator: torch.Generator) -> None:
 
 
 class Actor(nn.Module):
-    """State [batch, features] -> action [batch] in (0, 1)."""
+    """State [batch, features] -> action [batch] in (0, 1).
 
-    def __init__(self, features: int, hidden: int, generator: torch.Generator) -> None:
+    An advised one is told an action by the last feature, takes it at first, and learns what to add to its logit.
+    """
+
+    def __init__(self, features: int, hidden: int, generator: torch.Generator, advised: bool = False) -> None:
         super().__init__()
+        self.advised = advised
         self.first = _linear(features, hidden)
         self.second = _linear(hidden, hidden)
         self.last = _linear(hidden, 1)
@@ -34,7 +41,8 @@ class Actor(nn.Module):
     def forward(self, state: Tensor) -> Tensor:
         """The fraction to keep."""
         hidden = torch.relu(self.second(torch.relu(self.first(state))))
-        return torch.sigmoid(self.last(hidden)).squeeze(-1)
+        answer = self.last(hidden).squeeze(-1)
+        return torch.sigmoid(answer + torch.logit(state[:, -1], EDGE) if self.advised else answer)
 
 
 class Critic(nn.Module):
