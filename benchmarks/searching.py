@@ -39,8 +39,8 @@ STRATEGIES: dict[str, Callable[[int], Any]] = {
     "knapsack": lambda seed: sc.Knapsack(seed),
     "bayesian": lambda seed: sc.Bayesian(seed),
 }
-DEFAULT = "knapsack"
-WARM = "knapsack_warm"
+DEFAULT = "bayesian"
+WARM = "bayesian_warm"
 """The default search, beginning with what the one on ResNet-20 has learnt."""
 LEARNT = ".safetensors"
 POINTS = (0.3, 0.5, 0.7)
@@ -162,7 +162,7 @@ def run(search: Search) -> str:
 def strategy(search: Search) -> Any:
     """The searcher's settings."""
     if search.searcher == WARM:
-        return sc.Knapsack(search.seed, prior=str(teacher(search).place(LEARNT)))
+        return sc.Bayesian(search.seed, prior=str(teacher(search).place(LEARNT)))
     return STRATEGIES[search.searcher](search.seed)
 
 

@@ -152,7 +152,7 @@ def racing(name: str, trials: int) -> tuple[int, int]:
     space = space.informed(pruner.losses)
     evaluator = Evaluator(pruner, space, sc.agreement(dense, pictures), resource_constrained)
     study = sc.Study(space, sc.Outcome(1.0, space.graph.dense, 0.0, 0.0))
-    loop = Loop(study, sc.Knapsack().start(space), InProcess(evaluator), 0, race=True)
+    loop = Loop(study, sc.Bayesian().start(space), InProcess(evaluator), 0, race=True)
     loop.run(trials)
     return sum(len(trial.outcome.values) for trial in study.trials), trials * len(pictures)
 

@@ -330,7 +330,7 @@ class TestKnapsack(SearcherContract):
 
 class TestBayesian(SearcherContract):
     def strategy(self, seed: int) -> Strategy:
-        return Bayesian(seed=seed, children=20)
+        return Bayesian(seed=seed, children=20, alone=3)
 
 
 class TestDDPGWithoutWarmUp(SearcherContract):

@@ -28,7 +28,7 @@ from secateur.plan import Budget, Outcome, Plan
 from secateur.prune import Batch, Calibration, Cutter, Pruner, PruneSettings, counts_of_plan, fold_norms, prove, shaped
 from secateur.run import Evaluate, Evaluator, InProcess, Loop, Met, OnTrial, RunFolder, Staged, Study, Threads, score_of
 from secateur.runtimes import Measured, engine
-from secateur.search import Conditioned, Knapsack, Reward, SearchSpace, Strategy, resource_constrained
+from secateur.search import Bayesian, Conditioned, Reward, SearchSpace, Strategy, resource_constrained
 from secateur.settings import SearchSettings, identity
 
 
@@ -66,7 +66,7 @@ def search(  # noqa: PLR0913  # each is a thing the caller has, and all but four
         evaluate: network -> score, higher is better, on data kept for this (never the test set).
         calibration: batches of some hundreds of unlabelled inputs, or of (inputs, labels).
         budget: the most the pruned network may cost; no trial ever exceeds it.
-        searcher: settings of the searcher; `Knapsack` by default.
+        searcher: settings of the searcher; `Bayesian` by default.
         trials: how many plans to evaluate.
         folder: where the study lives; a study found there is resumed, bit for bit.
         settings: search space, pruning and workers.
@@ -79,7 +79,7 @@ def search(  # noqa: PLR0913  # each is a thing the caller has, and all but four
         TraceError, BudgetError, EvaluationError, StudyError, DataError: before the first trial where it can
         be known then; StudyError also where every trial fails.
     """
-    strategy: Strategy = searcher or Knapsack()
+    strategy: Strategy = searcher or Bayesian()
     settings = settings or SearchSettings()
     if trials < 1:
         raise StudyError(f"trials = {trials}: give 1 or more")
@@ -90,7 +90,7 @@ def search(  # noqa: PLR0913  # each is a thing the caller has, and all but four
     space = SearchSpace(inspect(model, example_input), budget, settings.space, settings.prices)
     _check_reward(settings.reward, space)
     if budget.is_range and not isinstance(strategy.start(space), Conditioned):
-        raise StudyError(f"{type(strategy).__name__} serves one budget only; for a range of them use Knapsack")
+        raise StudyError(f"{type(strategy).__name__} serves one budget only; for a range of them use Bayesian")
     home = RunFolder(folder, identity(model, space, strategy, settings)) if folder is not None else None
     dense = Outcome(score_of(evaluate, private_copy(model).requires_grad_(False)), space.dense, 0.0, 0.0)
     inputs = Calibration.gather(calibration, inputs=len(as_inputs(example_input)))

@@ -135,7 +135,7 @@ class Job:
     `package.module:function`."""
     threads: int | None = None
     """torch's threads; by default what torch takes."""
-    searcher: Strategy = field(default_factory=Knapsack)
+    searcher: Strategy = field(default_factory=Bayesian)
     space: SpaceSettings = field(default_factory=SpaceSettings)
     prune: PruneSettings = field(default_factory=PruneSettings)
     finetune: FineTuneJob = field(default_factory=FineTuneJob)
@@ -223,7 +223,7 @@ def parse_job(raw: Mapping[str, Any], place: Path) -> Job:
     searcher = tables.get("searcher", {})
     try:
         if isinstance(searcher, dict):
-            name = searcher.get("kind", "knapsack")
+            name = searcher.get("kind", "bayesian")
             if name not in SEARCHERS:
                 raise JobError(f"[searcher] kind = {name!r} is none of {', '.join(SEARCHERS)}")
             rest = {key: value for key, value in searcher.items() if key != "kind"}

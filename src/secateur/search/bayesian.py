@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from secateur.plan import Plan
-from secateur.search.baselines import rule_plan
 from secateur.search.belief import Believer, Counts
 from secateur.search.knapsack import Solver
 from secateur.search.searcher import Searcher
@@ -24,8 +23,9 @@ CLIMBS = 4
 class Bayesian:
     """A Gaussian process over plans that begins with the loss curves (see `surrogate`), by Thompson sampling.
 
-    The first plans are the curves' own and the hand-made rules. Then each is, of many children of the best plans
-    so far and of the knapsack's answers for likely weights, the best in a draw of what they may be worth.
+    The first plans are the knapsack's, each for likely weights of the curves. Later every other two are, of many
+    children of the best plans so far and of a few such answers, the best in a draw of what they may be worth: no sum
+    over sites says all, and where the knapsack settles there is still a little to be gained.
     """
 
     seed: int = 0
@@ -33,6 +33,8 @@ class Bayesian:
     """Mutants of the best plans considered for each plan proposed."""
     parents: int = 8
     """The best plans so far that have children."""
+    alone: int = 40
+    """Plans that are the knapsack's before children are considered."""
     knapsacks: int = 4
     """Answers of the weighted loss curves considered beside them."""
     prior: str | None = None
@@ -53,10 +55,9 @@ class _BayesianSearcher(Believer):
         """The next plan, within the budget, or at the next point of a range of budgets."""
         number, limit, surrogate = self.asked, self.limit(), self.belief.surrogate
         self.asked += 1
-        if number == 0:
-            return self.space.plan(self.solver.solve(surrogate.weighted(surrogate.mean), limit))
-        if (rule := rule_plan(self.space, number - 1, limit)) is not None:
-            return rule
+        if number < self.settings.alone or number // 2 % 2:
+            weights = surrogate.sample(self.rng) if number else surrogate.mean
+            return self.space.plan(self.solver.solve(surrogate.weighted(weights), limit))
         candidates = self._candidates(limit)
         return self.space.plan(candidates[int(np.argmax(surrogate.draw(as_rows(candidates), self.rng)))])
 
