@@ -151,7 +151,7 @@ def test_an_agent_takes_its_policy_with_it(tmp_path: Path) -> None:
     here = SearchSpace(sc.inspect(*build("residual")), sc.Budget(macs=0.5))
     file = str(tmp_path / "a" / "searcher.safetensors")
     warm = sc.DDPG(warmup=2, hidden=16, prior=file).start(here)
-    state = [np.full(11, 0.5, dtype=np.float32)]
+    state = [np.full(12, 0.5, dtype=np.float32)]
     assert warm.learner.act(state) == taught.learner.act(state)
     with pytest.raises(sc.StudyError, match="same `hidden`"):
         sc.DDPG(hidden=8, prior=file).start(here)
@@ -169,7 +169,7 @@ def test_trials_gather_where_a_reward_that_weighs_costs_is_best() -> None:
             calibration=[EXAMPLE],
             budget=RANGE,
             searcher=sc.Bayesian(seed=0),
-            trials=30,
+            trials=60,
             settings=chosen,
         )
         fractions = np.array([trial.outcome.costs.macs / study.graph.dense.macs for trial in study.trials])

@@ -78,7 +78,7 @@ class Training:
             if len(labels) >= 2 * self.among.count:  # norms need two examples in every process
                 total += self._step(inputs, labels) * len(labels)
                 seen += len(labels)
-            self.schedule.step()
+                self.schedule.step()
         if not seen:
             raise DataError(
                 f"every batch has fewer than two examples for each of {self.among.count} processes; larger ones"
