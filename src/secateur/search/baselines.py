@@ -87,8 +87,8 @@ def apply_rule(space: SearchSpace, rule: Rule, limit: float | None = None) -> Pl
 
 
 def rule_plan(space: SearchSpace, number: int, limit: float | None = None) -> Plan | None:
-    """The plan of hand-made rule `number`; None where there is none left. Every searcher that learns begins
-    with these."""
+    """The plan of hand-made rule `number`; None where there is none left. Searchers that learn without
+    solving for a plan begin with these."""
     rules = [*RULES.values()]
     return apply_rule(space, rules[number], limit) if number < len(rules) else None
 
