@@ -12,7 +12,6 @@ import secateur as sc
 from secateur import zoo
 from secateur.graph import as_inputs, count_costs
 from secateur.prune import Calibration, Cutter, Picking, Pruner, PruneSettings, fold_norms, shaped
-from secateur.runtimes import engine
 from secateur.search import RULES, SearchSpace, SpaceSettings, apply_rule
 
 WITH = SpaceSettings(entries=True)
@@ -182,8 +181,7 @@ def test_one_conversion_serves_all_entries() -> None:
     model = resnet()
     space = space_of(model)
     pruner = Pruner(model, space.graph, Calibration(as_inputs(images())))
-    made = engine("openvino", fold_norms(model, space.graph), (images(8),), (images(8),))
-    assert isinstance(made, OpenVino)
+    made = OpenVino(fold_norms(model, space.graph), (images(8),), (images(8),))
     for keep in (0.5, 0.75, 1.0):
         candidate = pruner.candidate({s.key: s.count(keep) for s in space.sites})
         with torch.no_grad():

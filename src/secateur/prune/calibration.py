@@ -139,8 +139,3 @@ def output_rows(y: Tensor, positions: Tensor, convolution: bool) -> Tensor:
         return y.permute(0, 2, 3, 1)[index, positions // y.shape[3], positions % y.shape[3]].flatten(0, 1)
     tokens = y.flatten(2).transpose(1, 2) if convolution else y.reshape(examples, -1, y.shape[-1])
     return tokens[index, positions].flatten(0, 1)
-
-
-def with_constant(rows: Tensor) -> Tensor:
-    """Append a feature that is always 1, [..., features + 1]: least squares then finds the bias too."""
-    return F.pad(rows, (0, 1), value=1.0)

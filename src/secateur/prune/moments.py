@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from secateur.graph import Layer, ModelGraph
 from secateur.prune.calibration import Calibration, input_rows, sample_positions
 from secateur.prune.offset import has_offset
+from secateur.prune.shrink import own_moments, shrink, trusted
 
 LARGEST = 8192
 """Input features beyond which a layer's moments are not collected (0.5 GB each in double precision)."""
@@ -24,6 +25,7 @@ class Moments:
     """Of a layer's input rows x (a patch each), for each of its groups: `square` = E[x x^T], `mean` = E[x].
 
     Where the layer's offset is free, the square is taken about the mean: to lose the mean of an input costs nothing.
+    What two inputs have in common is shrunk by how few examples tell of it.
     """
 
     square: Tensor
@@ -52,29 +54,15 @@ def refittable(graph: ModelGraph) -> tuple[Layer, ...]:
 
 def collect(model: nn.Module, graph: ModelGraph, calibration: Calibration, batch_size: int = 100) -> AllMoments:
     """One pass of the dense network over the calibration inputs."""
-    layers = refittable(graph)
-    squares: dict[str, Tensor] = {}
-    means: dict[str, Tensor] = {}
-    seen: dict[str, int] = dict.fromkeys((layer.name for layer in layers), 0)
-    positions = {layer.name: sample_positions(layer, len(calibration)) for layer in layers}
-
-    def look(layer: Layer, module: nn.Module, x: Tensor) -> None:
-        start = seen[layer.name]
-        seen[layer.name] = start + len(x)
-        where = positions[layer.name][start : start + len(x)]
-        if len(where) < len(x):
-            return  # a layer that runs twice in one pass has been looked at once already
-        rows = input_rows(module, x.float(), where).transpose(0, 1)
-        share = 1 / (len(calibration) * where.shape[1])
-        square, mean = (rows.transpose(1, 2) @ rows).double() * share, rows.double().sum(1) * share
-        squares[layer.name] = squares[layer.name].add_(square) if layer.name in squares else square
-        means[layer.name] = means[layer.name] + mean if layer.name in means else mean
-
+    sums = {
+        layer.name: _Sums(has_offset(model, layer), sample_positions(layer, len(calibration)))
+        for layer in refittable(graph)
+    }
     handles = [
-        model.get_submodule(layer.name).register_forward_pre_hook(
-            lambda module, args, layer=layer: look(layer, module, args[0])
+        model.get_submodule(name).register_forward_pre_hook(
+            lambda module, args, mine=mine: mine.add(module, args[0].float())
         )
-        for layer in layers
+        for name, mine in sums.items()
     ]
     try:
         with torch.no_grad():
@@ -83,10 +71,41 @@ def collect(model: nn.Module, graph: ModelGraph, calibration: Calibration, batch
     finally:
         for handle in handles:
             handle.remove()
-    found = {}
-    for layer in layers:
-        square, mean, centred = squares.pop(layer.name), means[layer.name], has_offset(model, layer)
-        if centred:
+    return {name: sums.pop(name).moments() for name in list(sums)}
+
+
+class _Sums:
+    """What is added up of one layer's input rows, about a point near their mean where the offset is free."""
+
+    def __init__(self, centred: bool, positions: Tensor) -> None:
+        self._centred, self._positions, self._seen = centred, positions, 0
+
+    def add(self, module: nn.Module, x: Tensor) -> None:
+        """The rows of a batch of examples."""
+        where = self._positions[self._seen : self._seen + len(x)]
+        if len(where) < len(x):
+            return  # a layer that runs twice in one pass has been looked at once already
+        rows = input_rows(module, x, where).transpose(0, 1)
+        if self._seen == 0:
+            self._start(rows)
+        rows = rows - self._about[:, None]
+        self._seen += len(x)
+        self._square += (rows.transpose(1, 2) @ rows).double()
+        self._sum += rows.double().sum(1)
+        self._own += own_moments(rows.unflatten(1, where.shape))
+
+    def _start(self, rows: Tensor) -> None:
+        groups, _, width = rows.shape
+        self._about = rows.mean(1) if self._centred else rows.new_zeros(groups, width)
+        self._square = rows.new_zeros(groups, width, width, dtype=torch.float64)
+        self._sum = rows.new_zeros(groups, width, dtype=torch.float64)
+        self._own = rows.new_zeros(groups, dtype=torch.float64)
+
+    def moments(self) -> Moments:
+        """Their means, those between two features shrunk."""
+        examples, each = self._positions.shape
+        square, mean = self._square.div_(examples * each), self._sum / (examples * each)
+        if self._centred:
             square.sub_(mean[:, :, None] * mean[:, None, :])
-        found[layer.name] = Moments(square, mean, centred)
-    return found
+        shrink(square, trusted(square, self._own, examples))
+        return Moments(square, mean + self._about, self._centred)

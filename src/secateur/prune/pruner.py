@@ -35,13 +35,13 @@ class PruneSettings:
     sequential: bool = True
     """Refit once more, layer by layer, on the pruned network's own activations."""
     trial_examples: int | None = None
-    """Calibration examples of a trial's sequential refit (the final network uses all); 0 to do without. By default 128,
+    """Calibration examples of a trial's sequential refit (the final network uses all); 0 to do without. By default 64,
     and none for a network of which they would take longer than scoring does (see `TRIAL_MACS`)."""
     recalibrate: bool = True
     """For the final network only: renew batch-norm statistics where that is measured to help."""
 
 
-TRIAL_EXAMPLES, TRIAL_MACS = 128, 2e8
+TRIAL_EXAMPLES, TRIAL_MACS = 64, 2e8
 """By default a trial refits in sequence on so many examples, if one costs no more MACs than this."""
 
 

@@ -14,14 +14,14 @@ from functools import partial
 from itertools import pairwise
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from secateur.graph import Layer, ModelGraph, OperationLog
-from secateur.prune.calibration import Calibration, input_rows, output_rows, sample_positions, with_constant
+from secateur.prune.calibration import Calibration, input_rows, output_rows, sample_positions
 from secateur.prune.cut import Kept, places
 from secateur.prune.moments import LARGEST
 from secateur.prune.offset import has_offset, shift
+from secateur.prune.shrink import own_moments, shrink, trusted
 from secateur.prune.solve import masked_least_squares, solve_positive
 from secateur.sparse import mask_of
 
@@ -116,7 +116,7 @@ class SequentialRefit:
                     drift = self._shortcuts[layer.name][:, left] - self._rows(layer, shortcut)
                     target = target + _before_norm(pruned, layer, drift)
                 rows = input_rows(module, args[0].float(), self._positions[layer.name])
-                _fit(pruned, layer, with_constant(rows), target, self.effort.ridge)
+                _fit(pruned, layer, rows, target, self.effort, len(self.calibration))
 
         handles = [pruned.get_submodule(x.name).register_forward_pre_hook(partial(fit, x)) for x in self.layers]
         pruned.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -152,28 +152,31 @@ def _before_norm(model: nn.Module, layer: Layer, drift: Tensor) -> Tensor:
     return drift * torch.where(reachable, spread / torch.where(reachable, gain, 1.0), 0.0).to(drift.dtype)
 
 
-def _fit(model: nn.Module, layer: Layer, rows: Tensor, target: Tensor, ridge: float) -> None:
-    """Move weights (and offset) to the least-squares solution on `rows` [rows, groups, D + 1]."""
+def _fit(model: nn.Module, layer: Layer, rows: Tensor, target: Tensor, effort: Effort, examples: int) -> None:
+    """Move weights (and offset) to the least-squares solution on `rows` [rows, groups, D] of so many examples."""
     module = model.get_submodule(layer.name)
     assert isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Linear))
     weight = module.weight.data.float().flatten(1).unflatten(0, (rows.shape[1], -1))
-    offset = has_offset(model, layer)
-    x = (rows if offset else rows[..., :-1]).transpose(0, 1)
+    x, wanted = rows.transpose(0, 1), target.unflatten(1, weight.shape[:2]).transpose(0, 1)
+    missing = wanted.new_zeros(len(wanted), 1, wanted.shape[2])
+    if offset := has_offset(model, layer):
+        mean, level = x.mean(1, keepdim=True), wanted.mean(1, keepdim=True)
+        bias = 0.0 if module.bias is None else module.bias.data.float().view(len(weight), 1, -1)
+        missing = level - bias - mean @ weight.transpose(1, 2)
+        x, wanted = x - mean, wanted - level
     square = _moments(x)
-    now = weight
-    if offset:
-        bias = module.bias.data.float() if module.bias is not None else weight.new_zeros(weight.shape[:2]).flatten()
-        now = torch.cat([weight, bias.view(*weight.shape[:2], 1)], 2)
-    wanted = target.unflatten(1, weight.shape[:2]).transpose(0, 1)
-    right = x.transpose(1, 2) @ wanted - square @ now.transpose(1, 2)
+    right = x.transpose(1, 2) @ wanted - square @ weight.transpose(1, 2)
+    share = trusted(square / x.shape[1], own_moments(x.unflatten(1, (examples, -1))), examples).to(x.dtype)
+    shrink(square, share)
+    right *= share[:, None, None]
     diagonal = square.diagonal(dim1=1, dim2=2)
-    diagonal.add_(ridge * diagonal[:, : weight.shape[2]].mean(1, keepdim=True) + 1e-9)
+    diagonal.add_(effort.ridge * diagonal.mean(1, keepdim=True) + 1e-9)
     mask = mask_of(module)
     change = solve_positive(square, right) if mask is None else _solve_masked(square, right, mask)
-    moved = weight + change[:, : weight.shape[2]].transpose(1, 2)
+    moved = weight + change.transpose(1, 2)
     module.weight.data.copy_(moved.flatten(0, 1).view_as(module.weight))
     if offset:
-        shift(model, layer, change[:, -1].flatten())
+        shift(model, layer, (missing - mean @ change).flatten())
 
 
 def _moments(x: Tensor) -> Tensor:
@@ -188,7 +191,6 @@ def _moments(x: Tensor) -> Tensor:
 
 
 def _solve_masked(square: Tensor, right: Tensor, mask: Tensor) -> Tensor:
-    """The same, [1, D, D] and [1, D, out], where each output may use some features only; the offset is free."""
-    free = F.pad(mask.flatten(1), (0, square.shape[1] - mask[0].numel()), value=True)
-    change = masked_least_squares(square[0], right[0].T, torch.zeros_like(right[0].T), free)
+    """The same, [1, D, D] and [1, D, out], where each output may use some features only."""
+    change = masked_least_squares(square[0], right[0].T, torch.zeros_like(right[0].T), mask.flatten(1))
     return change.T[None]
