@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import secateur as sc
-from secateur.compress import describe
+from secateur.claim import describe
 from secateur.job import materials, parse_job, read_job
 
 GOOD = """

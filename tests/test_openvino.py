@@ -15,7 +15,7 @@ from secateur.errors import JobError
 from secateur.graph import ModelGraph
 from secateur.prune import Cutter, fold_norms
 from secateur.prune.order import keep, rank
-from secateur.runtimes import ENGINES, Late, engine
+from secateur.runtimes import ENGINES, engine
 
 pytest.importorskip("openvino")
 from secateur.runtimes import openvino
@@ -30,7 +30,6 @@ ZOO: dict[str, Callable[[], nn.Module]] = {
     "mobilenet_v2": lambda: zoo.mobilenet_v2(10, width=0.25, stem_stride=1),
     "mobilenet_v1_folded": lambda: zoo.mobilenet_v1_folded(10),
 }
-of_name = sys.modules["secateur.runtimes.engine"]  # in the package, the function has the name
 SMALL = (
     "plain",
     "dense",
@@ -235,7 +234,7 @@ def test_engines_by_name() -> None:
     (x,) = inputs(4)
     for name in ENGINES:
         quick = engine(name, dense, (x,), (x,))(dense)
-        assert (1e-4 < error(quick, dense, (x,)) < 0.1) if name == "openvino-int8" else error(quick, dense, (x,)) < 1e-5
+        assert error(quick, dense, (x,)) < (0.1 if name == "openvino-int8" else 1e-5)
     with pytest.raises(JobError, match="'tensorrt'; choose one of torch, openvino, openvino-int8"):
         engine("tensorrt", dense, (x,), (x,))
 
@@ -261,28 +260,7 @@ def test_engines_side_by_side() -> None:
         assert max(pool.map(trials, (0.9, 0.6))) < 1e-5
 
 
-def test_first_answers_come_from_torch_and_the_network_is_prepared_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(of_name, "UNPREPARED", 6 * 3 * 8 * 8)
-    dense, inputs = dense_and_inputs("plain")
-    prepared = []
-
-    def doubled(network: nn.Module) -> nn.Module:
-        assert not torch.is_inference_mode_enabled()
-        prepared.append(network)
-        return nn.Sequential(network, nn.Hardtanh(-1e-9, 1e-9))
-
-    quick, (x,) = Late(doubled)(dense), inputs(4)
-    with torch.inference_mode():
-        first, second, third = quick(x), quick(x), quick(x[:1])
-    assert torch.equal(first, dense(x))
-    assert second.abs().max() <= 1e-9
-    assert third.abs().max() <= 1e-9
-    assert prepared == [dense]
-    assert torch.equal(Late(doubled)(dense)(x), first), "another network begins anew"
-
-
-def test_what_a_quick_engine_found_is_scored_again_by_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(of_name, "UNPREPARED", 0)
+def test_what_a_quick_engine_found_is_scored_again_by_torch() -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.ReLU(), nn.Conv2d(16, 4, 1))
     images = torch.randn(120, 3, 8, 8)

@@ -27,7 +27,7 @@ from secateur.graph import (
 from secateur.plan import Budget, Outcome, Plan
 from secateur.prune import Batch, Calibration, Cutter, Pruner, PruneSettings, counts_of_plan, fold_norms, prove, shaped
 from secateur.run import Evaluate, Evaluator, InProcess, Loop, Met, OnTrial, RunFolder, Staged, Study, Threads, score_of
-from secateur.runtimes import Late, Measured, engine
+from secateur.runtimes import Measured, engine
 from secateur.search import Bayesian, Conditioned, Reward, SearchSpace, Strategy, resource_constrained
 from secateur.settings import SearchSettings, identity
 
@@ -125,10 +125,12 @@ def _evaluators(
 ) -> list[Evaluator]:
     """One for each worker, with a candidate and an engine of its own."""
     folded, inputs = fold_norms(pruner.dense, space.graph), pruner.calibration.inputs
-    engines = [engine(settings.engine, folded, example, inputs) for _ in range(settings.workers)]
-    if settings.race:
-        engines = [Late(quick) for quick in engines]
-    return [Evaluator(pruner.fork(), space, evaluate, settings.reward, quick, dense) for quick in engines]
+    return [
+        Evaluator(
+            pruner.fork(), space, evaluate, settings.reward, engine(settings.engine, folded, example, inputs), dense
+        )
+        for _ in range(settings.workers)
+    ]
 
 
 def prune(

@@ -90,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _job(place: Path) -> Job:
     """The job of a file, or of a run folder."""
-    from secateur.compress import job_of_folder
+    from secateur.claim import job_of_folder
     from secateur.job import parse_job, read_job
 
     if not place.is_dir():

@@ -1,25 +1,28 @@
-"""One run: search -> prune -> fine-tune -> save -> report, in one folder. Every step is kept, and taken up again."""
+"""One run: search -> prune -> fine-tune -> save -> report, in one folder. Every step is kept, and taken up again.
+
+A budget too far for one step is reached in stages, each a run of its own that begins where the one before has ended.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import datetime
 import json
+import math
 import platform
 from collections.abc import Callable
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from secateur.api import block_sparse, export, inspect, measure, meet, search
+from secateur.claim import claim
 from secateur.data import TrainBatches
-from secateur.errors import CheckpointError, JobError, StudyError
 from secateur.finish import finetune, load, save
 from secateur.graph import count_costs
-from secateur.job import SEARCHERS, Job, Materials, materials
+from secateur.job import SEARCHERS, Job, Materials, ReportJob, materials
 from secateur.plan import Budget, Plan
 from secateur.prune import Calibration, Pruner
 from secateur.report import FineTuneProgress, Report, Row, SearchProgress, write
@@ -32,47 +35,53 @@ COMPARED = 16
 """Test images on which an exported file is compared with PyTorch."""
 SEARCHED = "searched"
 """The row of the job's own searcher."""
-MAY_CHANGE = {"trials", "seconds", "threads", "report", "finetune", "folder"}
-"""Keys of a job that a run folder does not hold fast."""
 
 
 class Run:
     """A job and its folder. Each method does its step, or finds it done."""
 
-    def __init__(self, job: Job, command: str) -> None:
+    def __init__(self, job: Job, command: str, label: str = SEARCHED) -> None:
         self.job = job
         self.command = command
-        self.folder = Path(job.folder)
+        self.label = label
+        self.folder = claim(job)
         self._studies: dict[str, Study] = {}
         if job.threads is not None:
             torch.set_num_threads(job.threads)
-        self._claim()
-
-    def _claim(self) -> None:
-        """Write the job down, or refuse a folder that holds another one."""
-        mine = json.loads(json.dumps(describe(self.job)))
-        place = self.folder / "job.json"
-        try:
-            if place.exists():
-                found = json.loads(place.read_text())
-                held = (mine.keys() | found.keys()) - MAY_CHANGE
-                differing = sorted(key for key in held if mine.get(key) != found.get(key))
-                if differing:
-                    raise JobError(
-                        f"{self.folder} holds a run of another job ({', '.join(differing)} differ); "
-                        "give this job another `folder`"
-                    )
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(place, json.dumps(mine, indent=2).encode() + b"\n")
-        except OSError as error:
-            raise StudyError(f"cannot write to the run folder {self.folder}: {error.strerror}") from error
-        except ValueError as error:
-            raise StudyError(f"{place} is damaged ({error}); delete it") from error
 
     @cached_property
     def materials(self) -> Materials:
         """The network and the data."""
         return materials(self.job)
+
+    @cached_property
+    def _dense(self) -> SearchSpace:
+        """What could be cut of the dense network, whose costs budgets are fractions of."""
+        graph = inspect(self.materials.model, self.materials.example)
+        return SearchSpace(graph, self.job.budget, self.job.space, self.job.settings.prices)
+
+    @cached_property
+    def before(self) -> Run | None:
+        """The run of the stage before: a network that has lost too much at once teaches the search nothing.
+
+        None where the budget is near enough for one step, or nothing is fine-tuned.
+        """
+        job, dense = self.job, self._dense.dense
+        share = job.budget.limit(dense) / dense[job.budget.metric]
+        if job.budget.is_range or not job.finetune.epochs or share >= job.stage:
+            return None
+        steps = math.ceil(math.log(share) / math.log(job.stage))
+        budget = Budget(**{job.budget.metric: share ** (1 - 1 / steps)})
+        folder = str(self.folder / "stage")
+        stage = dataclasses.replace(job, budget=budget, folder=folder, measured=False, report=ReportJob(()))
+        found = Run(stage, self.command, f"stage {steps - 1}")
+        found.__dict__["materials"] = self.materials  # they are the same, and many
+        return found
+
+    @cached_property
+    def start(self) -> nn.Module:
+        """What is searched: the dense network, or what the stage before has left of it."""
+        return self.materials.model if self.before is None else self.before.small()
 
     @cached_property
     def test(self) -> Callable[[nn.Module], float]:
@@ -94,14 +103,17 @@ class Run:
     @cached_property
     def space(self) -> SearchSpace:
         """What the search may choose."""
-        graph = inspect(self.materials.model, self.materials.example)
-        return SearchSpace(graph, self.job.budget, self.job.space, self.job.settings.prices)
+        if self.before is None:
+            return self._dense
+        metric, graph = self.job.budget.metric, inspect(self.start, self.materials.example)
+        limit = Budget(**{metric: self._dense.limit}, absolute=True)
+        return SearchSpace(graph, limit, self.job.space, self.job.settings.prices)
 
     @cached_property
     def pruner(self) -> Pruner:
         """Channel orders and moments, shared by every row."""
         calibration = Calibration((self.materials.calibration,))
-        return Pruner(self.materials.model, self.space.graph, calibration, self.job.prune)
+        return Pruner(self.start, self.space.graph, calibration, self.job.prune)
 
     def study(self, name: str = SEARCHED) -> Study:
         """The search of the job's searcher, or of a rival, from the start or from where it stopped."""
@@ -111,19 +123,22 @@ class Run:
 
     def _search(self, name: str) -> Study:
         strategy = self.job.searcher if name == SEARCHED else SEARCHERS[name](seed=self.job.searcher.seed)
-        with SearchProgress(self.job.trials, name) as progress:
+        with SearchProgress(self.job.trials, self._called(name)) as progress:
             return search(
-                self.materials.model,
+                self.start,
                 self.materials.example,
                 evaluate=self.score,
                 calibration=[self.materials.calibration],
-                budget=self.job.budget,
+                budget=self.space.budget,
                 searcher=strategy,
                 trials=self.job.trials,
                 folder=self.folder / name,
                 settings=self.job.settings,
                 on_trial=progress,
             )
+
+    def _called(self, name: str) -> str:
+        return self.label if name == SEARCHED else name
 
     def plan(self, name: str = SEARCHED) -> Plan:
         """The best plan of a search, or a rule's only one."""
@@ -138,14 +153,15 @@ class Run:
         place = self.place("met.json")
         if place.exists() and (known := json.loads(place.read_text()))["best"] == best.digest:
             return Plan.from_json(known["plan"])
-        met = meet(self.study(), self.materials.model, self.materials.example, plan=best)
+        met = meet(self.study(), self.start, self.materials.example, plan=best)
         known = {"best": best.digest, "plan": met.plan.to_json(), "measured": met.measured, "tries": met.tries}
         write_atomically(place, json.dumps(known, indent=2).encode() + b"\n")
         return met.plan
 
     def cut(self, value: float) -> tuple[Path, float]:
         """The network for any budget of the range that was searched, and its test top-1 before fine-tuning."""
-        plan = self.study().plan(Budget(**{self.job.budget.metric: value}))
+        budget = self.job.budget
+        plan = self.study().plan(Budget(**{budget.metric: value}, absolute=budget.absolute))
         small = self.pruner.final(self.space.counts(plan))
         place = self.place(f"at_{value:g}.safetensors")
         save(small, place)
@@ -181,7 +197,7 @@ class Run:
     def small(self, name: str = SEARCHED) -> nn.Module:
         """The fine-tuned network, kept in small.safetensors; the run's own is also at the top of the folder."""
         small, home = self.pruned(name), self.folder / name
-        with FineTuneProgress(self.job.finetune.epochs, name) as progress:
+        with FineTuneProgress(self.job.finetune.epochs, self._called(name)) as progress:
             history = finetune(
                 small,
                 self.materials.train,
@@ -291,27 +307,3 @@ class Run:
         if not place.exists():
             return []
         return [(epoch["loss"], epoch["score"]) for epoch in json.loads(place.read_text())]
-
-
-def describe(job: Job) -> dict[str, Any]:
-    """The job as plain values that `parse_job` reads back."""
-    kinds = {kind: name for name, kind in SEARCHERS.items()}
-    raw = _without_none(dataclasses.asdict(job))
-    searcher = dataclasses.asdict(job.searcher)  # type: ignore[call-overload]
-    return {**raw, "searcher": {"kind": kinds[type(job.searcher)], **searcher}}
-
-
-def _without_none(raw: dict[str, Any]) -> dict[str, Any]:
-    pruned = {key: _without_none(value) if isinstance(value, dict) else value for key, value in raw.items()}
-    return {key: value for key, value in pruned.items() if value is not None}
-
-
-def job_of_folder(folder: Path) -> dict[str, Any]:
-    """The job that a run folder holds. Raises CheckpointError where there is none."""
-    place = folder / "job.json"
-    try:
-        return json.loads(place.read_text())  # type: ignore[no-any-return]
-    except OSError as error:
-        raise CheckpointError(f"{folder} is no run folder (it has no job.json)") from error
-    except ValueError as error:
-        raise CheckpointError(f"{place} is damaged ({error})") from error

@@ -111,6 +111,8 @@ class Job:
     model: ModelJob
     data: DataJob
     budget: Budget
+    stage: float = 0.1
+    """A budget below this share of the dense network is reached in stages: search, fine-tune, search again."""
     trials: int = 400
     seconds: float | None = None
     """Start no more trials of a search after so many seconds."""
@@ -147,6 +149,8 @@ class Job:
             raise JobError(f"[report] rivals: {unknown[0]!r} is none of {', '.join(SEARCHERS)}")
         if self.trials < 1 or self.workers < 1 or (self.threads is not None and self.threads < 1):
             raise JobError("trials, workers and threads are 1 or more")
+        if not 0 < self.stage < 1:
+            raise JobError(f"stage = {self.stage}: give a share of the dense network between 0 and 1")
         if self.measured and (self.budget.metric != "latency_ms" or self.latency in (None, *DEVICES)):
             raise JobError("measured = true needs a budget in latency_ms, and a table of this machine (latency = ...)")
         kind = reward_of(self.reward)

@@ -135,6 +135,7 @@ class Budget:
     A value in (0, 1] is a fraction of the dense network; a larger one is absolute: `Budget(macs=0.5)`,
     `Budget(params=1_000_000)`, `Budget(latency_ms=0.5)` for half the time and `Budget(latency_ms=12.5)` for 12.5 ms.
     Two values, the lower first, are a range that one search serves as a whole: `Budget(macs=(0.3, 0.7))`.
+    With `absolute`, small values are absolute too: `Budget(latency_ms=0.8, absolute=True)` for 0.8 ms.
     """
 
     macs: Limit = None
@@ -142,6 +143,7 @@ class Budget:
     bytes: Limit = None
     latency_ms: Limit = None
     energy_mj: Limit = None
+    absolute: bool = False
 
     def __post_init__(self) -> None:
         given = [name for name in METRICS if getattr(self, name) is not None]
@@ -153,7 +155,9 @@ class Budget:
         for end in ends:
             if isinstance(end, bool) or not isinstance(end, (int, float)) or not 0 < end < math.inf:
                 raise BudgetError(f"budget {given[0]} = {value!r}: give a fraction in (0, 1] or an absolute number")
-        if isinstance(value, tuple) and not (len(ends) == 2 and ends[0] < ends[1] and (ends[0] > 1) == (ends[1] > 1)):
+        if isinstance(value, tuple) and not (
+            len(ends) == 2 and ends[0] < ends[1] and self._fraction(ends[0]) == self._fraction(ends[1])
+        ):
             raise BudgetError(
                 f"budget {given[0]} = {value!r}: give a range as two fractions, or two absolute numbers, "
                 "the lower first"
@@ -178,7 +182,7 @@ class Budget:
     def limits(self, dense: Costs) -> tuple[float, float]:
         """The least and the most allowed, in the metric's own unit, for a network whose dense costs are `dense`."""
         ends = self.value if isinstance(self.value, tuple) else (self.value, self.value)
-        low, high = (float(end * dense[self.metric] if end <= 1 else end) for end in ends)
+        low, high = (float(end * dense[self.metric] if self._fraction(end) else end) for end in ends)
         return low, high
 
     def limit(self, dense: Costs) -> float:
@@ -187,8 +191,11 @@ class Budget:
 
     def __str__(self) -> str:
         ends = self.value if isinstance(self.value, tuple) else (self.value,)
-        shown = [f"{end:.1%}" if end <= 1 else f"{end:,.0f}" if end >= 100 else f"{end:g}" for end in ends]
-        return " to ".join(shown) + (f" of {self.metric}" if ends[0] <= 1 else f" {self.metric}")
+        shown = [f"{end:.1%}" if self._fraction(end) else f"{end:,.0f}" if end >= 100 else f"{end:g}" for end in ends]
+        return " to ".join(shown) + (f" of {self.metric}" if self._fraction(ends[0]) else f" {self.metric}")
+
+    def _fraction(self, end: float) -> bool:
+        return end <= 1 and not self.absolute
 
 
 @dataclass(frozen=True)

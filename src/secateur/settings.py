@@ -71,7 +71,7 @@ def identity(model: nn.Module, space: SearchSpace, searcher: Strategy, settings:
         "format": 1,
         "model": space.graph.fingerprint,
         "weights": _weights_digest(model),
-        "budget": {metric: space.budget.value},
+        "budget": {metric: space.budget.value} | ({"absolute": True} if space.budget.absolute else {}),
         "searcher": {"kind": type(searcher).__name__, **asdict(searcher)},  # type: ignore[call-overload]
         "prior": _digest_of(getattr(searcher, "prior", None)),
         "space": asdict(settings.space),

@@ -41,9 +41,11 @@ class Effort:
     """The least of them for a layer."""
     ridge: float = 1e-3
     """Pull towards the weights as they are, as a fraction of the mean energy of a layer's inputs."""
+    shrink: bool = True
+    """Whether what features have in common by chance is left out; a hard pull needs no more of that."""
 
 
-QUICK = Effort(rows=2, fewest=1024, ridge=1.0)
+QUICK = Effort(rows=2, fewest=1024, ridge=1.0, shrink=False)
 """For a trial. So few rows alone would be overfitted; pulled so hard, they rank plans as the finished networks rank."""
 
 
@@ -166,9 +168,10 @@ def _fit(model: nn.Module, layer: Layer, rows: Tensor, target: Tensor, effort: E
         x, wanted = x - mean, wanted - level
     square = _moments(x)
     right = x.transpose(1, 2) @ wanted - square @ weight.transpose(1, 2)
-    share = trusted(square / x.shape[1], own_moments(x.unflatten(1, (examples, -1))), examples).to(x.dtype)
-    shrink(square, share)
-    right *= share[:, None, None]
+    if effort.shrink:
+        share = trusted(square / x.shape[1], own_moments(x.unflatten(1, (examples, -1))), examples).to(x.dtype)
+        shrink(square, share)
+        right *= share[:, None, None]
     diagonal = square.diagonal(dim1=1, dim2=2)
     diagonal.add_(effort.ridge * diagonal.mean(1, keepdim=True) + 1e-9)
     mask = mask_of(module)

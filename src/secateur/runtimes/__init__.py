@@ -1,7 +1,7 @@
 """WHERE A MODEL REALLY RUNS: files for the runtimes that ship it, and the engines that score candidates."""
 
 from secateur.runtimes.eager import Eager, eager_session, latencies_ms
-from secateur.runtimes.engine import ENGINES, Engine, Late, engine
+from secateur.runtimes.engine import ENGINES, Engine, engine
 from secateur.runtimes.export import (
     RUNTIMES,
     Measured,
@@ -19,7 +19,6 @@ __all__ = [
     "RUNTIMES",
     "Eager",
     "Engine",
-    "Late",
     "Measured",
     "Runtime",
     "block_sparse",

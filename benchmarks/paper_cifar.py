@@ -1,0 +1,186 @@
+"""The paper's CIFAR-10 experiments: half the MACs by rules, by random search and by ours, before and after fine-tuning.
+
+Every row is fine-tuned alike for as many epochs, with the dense network as teacher, on the training images that score
+no plans; the test images are looked at after every epoch, for the table alone, and last and best epoch both stand in
+it. `l1` is the peers' usual baseline: uniform widths, the largest filters, no refit. Searches score 5,000 training
+images by agreement and race. Everything lies in benchmarks/runs/paper_cifar and resumes at the epoch where it stopped;
+rows that are done are shown, so the table can be made bit by bit (`--network resnet56 --row amc --row uniform`).
+Plain-20 has no public weights: it is trained first, by the same command. `--quick` (minutes) only shows that it works.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import record
+import shared_assets
+import torch
+from torch import nn
+
+import secateur as sc
+from secateur import zoo
+from secateur.data import TrainBatches, split
+from secateur.graph import count_costs
+
+BUDGET = sc.Budget(macs=0.5)
+NETWORKS = ("resnet56", "resnet20", "plain20")
+RULES: dict[str, Any] = {"uniform": sc.Uniform(), "shallow": sc.Shallow(), "deep": sc.Deep(), "l1": sc.Uniform()}
+ROWS = (*RULES, "random", "amc")
+SEEDED = ("random", "amc")
+LARGEST_FILTERS = sc.PruneSettings("magnitude", refit=False, sequential=False, recalibrate=False)
+TRAINING = sc.FineTune(epochs=100, lr=0.1, warmup_epochs=2, distil=0, weight_decay=5e-4)
+"""Of Plain-20, from random weights."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How much of it."""
+
+    epochs: int = 10
+    trials: int = 300
+    reward: int = 5000
+    calibration: int = 1500
+    report: int | None = None
+    train: int | None = None
+    runs: Path = record.HERE / "runs" / "paper_cifar"
+
+    @property
+    def tuning(self) -> sc.FineTune:
+        """The same for all rows."""
+        return sc.FineTune(epochs=self.epochs, lr=0.02, distil=0.9)
+
+
+QUICK = Setting(1, 6, 200, 200, 500, 1000, record.HERE / "runs" / "paper_cifar_quick")
+
+
+def main() -> None:
+    """Do what is missing, print the table, write the result."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a small form of some minutes; writes no result")
+    parser.add_argument("--network", choices=NETWORKS, action="append", help="only this one (may be repeated)")
+    parser.add_argument("--row", choices=ROWS, action="append", help="only this one (may be repeated)")
+    parser.add_argument("--seeds", type=int, default=3, help="of the searches and of uniform's fine-tuning")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    setting = QUICK if options.quick else Setting()
+    for name in ["resnet20"] if options.quick else options.network or NETWORKS:
+        bench = Bench(name, setting)
+        for row in options.row or (("l1", "amc") if options.quick else ROWS):
+            for seed in range(options.seeds if row in (*SEEDED, "uniform") and not options.quick else 1):
+                bench.row(row, seed)
+    found = [json.loads(place.read_text()) for place in sorted(setting.runs.glob("*/row.json"))]
+    shown = ("network", "row", "seed", "MACs, %", "before", "last", "best", "epochs", "dense", "minutes")
+    record.show(f"CIFAR-10, {BUDGET}, test top-1", [{key: row[key] for key in shown} for row in found])
+    if not options.quick:
+        print(f"written to {record.write('paper_cifar', figures(found), found).relative_to(record.HERE.parent)}")
+
+
+def figures(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Means over seeds, by network and row."""
+    found = {}
+    for network, row in dict.fromkeys((each["network"], each["row"]) for each in rows):
+        mine = [each for each in rows if (each["network"], each["row"]) == (network, row)]
+        for when in ("before", "last", "best"):
+            found[f"{network}_{row}_{when}"] = float(np.mean([each[when] for each in mine]))
+        found[f"{network}_{row}_seeds"] = float(len(mine))
+        found[f"{network}_dense"] = mine[0]["dense"]
+        found[f"{network}_epochs"] = float(mine[0]["epochs"])
+        worst = max(each["MACs, %"] for each in rows if each["network"] == network)
+        found[f"{network}_macs_fraction"] = worst / 100
+    return found
+
+
+class Bench:
+    """A network and its images; each row is done once."""
+
+    def __init__(self, name: str, setting: Setting) -> None:
+        self.name, self.setting = name, setting
+        self.dataset = shared_assets.cifar10()
+        self.parts = split(self.dataset, setting.reward, setting.calibration, seed=0)
+        images, answers = shared_assets.test_images(self.dataset)
+        self.test = sc.accuracy(images[: setting.report], answers[: setting.report])
+        self.reward, _, self.calibration, _ = (
+            *shared_assets.training_images(self.dataset, self.parts.reward),
+            *shared_assets.training_images(self.dataset, self.parts.calibration),
+        )
+
+    def batches(self, seed: int) -> TrainBatches:
+        """What networks are trained on."""
+        chosen = self.parts.train[: self.setting.train]
+        return TrainBatches(*shared_assets.training_images(self.dataset, chosen), 128, seed)
+
+    @cached_property
+    def network(self) -> nn.Module:
+        """The dense network."""
+        if self.name != "plain20":
+            return shared_assets.resnet(int(self.name.removeprefix("resnet")))
+        torch.manual_seed(0)
+        plain, place = zoo.build("plain20", 10), self.setting.runs / "plain20.pt"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        sc.finetune(plain, self.batches(0), settings=TRAINING, checkpoint=place, on_epoch=print)
+        return plain.eval()
+
+    def row(self, name: str, seed: int) -> None:
+        """Plan, prune, look, fine-tune, look after every epoch."""
+        home = self.setting.runs / f"{self.name}_{name}_{seed}"
+        if (home / "row.json").exists():
+            return
+        home.mkdir(parents=True, exist_ok=True)
+        study = self.searched(name, seed, home)
+        settings = LARGEST_FILTERS if name == "l1" else None
+        example, calibration = self.reward[:1], [self.calibration]
+        small = sc.prune(self.network, example, study.best.plan, calibration=calibration, settings=settings)
+        before = self.test(small)
+        history = sc.finetune(
+            small,
+            self.batches(seed),
+            teacher=self.network,
+            settings=self.setting.tuning,
+            evaluate=self.test,
+            checkpoint=home / "tuning.pt",
+            on_epoch=lambda epoch: print(f"{home.name} {epoch}", flush=True),
+        )
+        entry = {
+            "network": self.name,
+            "row": name,
+            "seed": seed,
+            "dense": 100 * self.test(self.network),
+            "before": 100 * before,
+            "last": 100 * (history[-1].score or 0.0),
+            "best": 100 * max(epoch.score or 0.0 for epoch in history),
+            "epochs": len(history),
+            "minutes": sum(epoch.seconds for epoch in history) / 60,
+            "MACs, %": 100 * count_costs(small, example).macs / count_costs(self.network, example).macs,
+            "score": study.best.outcome.score,
+            "trials": len(study.trials),
+            "plan": study.best.plan.to_json(),
+            "after each epoch": [100 * (epoch.score or 0.0) for epoch in history],
+        }
+        (home / "row.json").write_text(json.dumps(entry))
+
+    def searched(self, name: str, seed: int, home: Path) -> sc.Study:
+        """The search of a row; a rule's has one trial."""
+        searcher = RULES.get(name) or (sc.Random(seed) if name == "random" else sc.Bayesian(seed))
+        shifted, _ = next(iter(TrainBatches(self.reward, torch.zeros(len(self.reward)), len(self.reward), seed=0)))
+        return sc.search(
+            self.network,
+            self.reward[:1],
+            evaluate=sc.agreement(self.network, shifted),
+            calibration=[self.calibration],
+            budget=BUDGET,
+            searcher=searcher,
+            trials=1 if name in RULES else self.setting.trials,
+            folder=home / "search",
+            settings=sc.SearchSettings(race=True),
+            on_trial=lambda study, trial: print(f"\r{home.name} trial {trial.number + 1}", end="", flush=True),
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""Which job a run folder holds: written down when it is first used, and another job is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from secateur.errors import CheckpointError, JobError, StudyError
+from secateur.job import SEARCHERS, Job
+from secateur.run import write_atomically
+
+MAY_CHANGE = {"trials", "seconds", "threads", "report", "finetune", "folder"}
+"""Keys of a job that a run folder does not hold fast."""
+
+
+def claim(job: Job) -> Path:
+    """Write the job down in its folder, and return that. Raises JobError where it holds another one."""
+    folder = Path(job.folder)
+    mine = json.loads(json.dumps(describe(job)))
+    place = folder / "job.json"
+    try:
+        if place.exists():
+            found = json.loads(place.read_text())
+            held = (mine.keys() | found.keys()) - MAY_CHANGE
+            differing = sorted(key for key in held if mine.get(key) != found.get(key))
+            if differing:
+                raise JobError(
+                    f"{folder} holds a run of another job ({', '.join(differing)} differ); "
+                    "give this job another `folder`"
+                )
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(place, json.dumps(mine, indent=2).encode() + b"\n")
+    except OSError as error:
+        raise StudyError(f"cannot write to the run folder {folder}: {error.strerror}") from error
+    except ValueError as error:
+        raise StudyError(f"{place} is damaged ({error}); delete it") from error
+    return folder
+
+
+def describe(job: Job) -> dict[str, Any]:
+    """The job as plain values that `parse_job` reads back."""
+    kinds = {kind: name for name, kind in SEARCHERS.items()}
+    raw = _without_none(dataclasses.asdict(job))
+    searcher = dataclasses.asdict(job.searcher)  # type: ignore[call-overload]
+    return {**raw, "searcher": {"kind": kinds[type(job.searcher)], **searcher}}
+
+
+def _without_none(raw: dict[str, Any]) -> dict[str, Any]:
+    pruned = {key: _without_none(value) if isinstance(value, dict) else value for key, value in raw.items()}
+    return {key: value for key, value in pruned.items() if value is not None}
+
+
+def job_of_folder(folder: Path) -> dict[str, Any]:
+    """The job that a run folder holds. Raises CheckpointError where there is none."""
+    place = folder / "job.json"
+    try:
+        return json.loads(place.read_text())  # type: ignore[no-any-return]
+    except OSError as error:
+        raise CheckpointError(f"{folder} is no run folder (it has no job.json)") from error
+    except ValueError as error:
+        raise CheckpointError(f"{place} is damaged ({error})") from error
