@@ -24,7 +24,7 @@ import secateur as sc
 from secateur.graph import as_inputs
 from secateur.prune import Calibration, Pruner
 from secateur.run import score_of
-from secateur.search import SearchSpace, apply_rule
+from secateur.search import RULES, SearchSpace, apply_rule
 
 BUDGETS = {
     "half_macs": sc.Budget(macs=0.5),
@@ -94,7 +94,7 @@ class Bench:
         rows = [self.row("half_macs", "paper_widths", widths)]
         for name in budgets:
             space = self.space(BUDGETS[name])
-            rows.append(self.row(name, "uniform", space.counts(apply_rule(space, sc.Uniform()))))
+            rows.append(self.row(name, "uniform", space.counts(apply_rule(space, RULES["uniform"]))))
         return rows
 
     def searched(self, name: str, seed: int) -> dict[str, Any]:

@@ -125,6 +125,30 @@ def test_a_run_folder_of_another_job_is_refused(job, capsys):
     assert "another job (budget" in capsys.readouterr().err
 
 
+def test_a_folder_where_nothing_was_begun_may_be_another_jobs(job, capsys):
+    right = job.read_text()
+    job.write_text(right.replace("macs = 0.4", "macs = 40"))
+    assert main(["search", str(job)]) == 2
+    assert "For 40 % write 0.4" in capsys.readouterr().err
+    job.write_text(right)
+    assert main(["search", str(job)]) == 0
+
+
+def test_a_folder_of_an_older_version_is_still_the_jobs(job):
+    assert main(["search", str(job)]) == 0
+    place = job.parent / "run" / "job.json"
+    old = json.loads(place.read_text())
+    del old["stage"], old["budget"]["absolute"]
+    place.write_text(json.dumps(old))
+    assert main(["search", str(job)]) == 0
+
+
+def test_a_wrong_suffix_is_refused_before_the_search(job, capsys):
+    assert main(["export", str(job), "--runtime", "onnxruntime", "-o", "small.tflite"]) == 2
+    assert "ends in .onnx" in capsys.readouterr().err
+    assert not (job.parent / "run" / "searched").exists()
+
+
 def test_an_unwritable_folder_is_named(job, capsys):
     (job.parent / "run").write_text("a file in its place")
     assert main(["search", str(job)]) == 2

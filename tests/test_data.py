@@ -397,7 +397,7 @@ def test_image_folder_refusals(tmp_path: Path) -> None:
     write_images(tmp_path / "train" / "ant", 2, 0)
     with pytest.raises(DataError, match="needs image_size"):
         load_dataset(tmp_path)
-    with pytest.raises(DataError, match="test_images is missing"):
+    with pytest.raises(DataError, match="neither test nor val"):
         load_dataset(tmp_path, image_size=8)
     write_images(tmp_path / "test" / "bee", 2, 0)
     with pytest.raises(DataError, match="bee: no such class in the training folder"):

@@ -180,6 +180,25 @@ def test_killed_training_resumes_to_the_same_weights(tmp_path):
         assert torch.equal(tensor, fresh.state_dict()[name]), name
 
 
+def test_what_dropout_draws_is_the_same_each_time_and_after_a_kill(tmp_path):
+    def dropping():
+        network = small_network()
+        return nn.Sequential(network, nn.Dropout(0.3))
+
+    whole, other, torn = dropping(), dropping(), dropping()
+    sc.finetune(whole, batches(), settings=SETTINGS)
+    torch.rand(5)
+    before = torch.get_rng_state()
+    sc.finetune(other, batches(), settings=SETTINGS)
+    assert torch.equal(before, torch.get_rng_state()), "the caller's own draws are left alone"
+    killed_after_two_epochs(torn, SETTINGS, tmp_path / "t.pt")
+    torn = dropping()
+    sc.finetune(torn, batches(), settings=SETTINGS, checkpoint=tmp_path / "t.pt")
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, other.state_dict()[name]), name
+        assert torch.equal(tensor, torn.state_dict()[name]), name
+
+
 def test_a_checkpoint_of_another_training_is_refused(tmp_path):
     sc.finetune(small_network(), batches(), settings=replace(SETTINGS, epochs=1), checkpoint=tmp_path / "t.pt")
     with pytest.raises(sc.CheckpointError, match="belongs to a training"):

@@ -105,3 +105,16 @@ def test_a_factory_beside_the_caller_is_found(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = GOOD.replace('"resnet20"', '"my_network:make"').replace("options = { width = 4 }", "")
     assert len(materials(read_job(write(tmp_path, text))).model) == 3
+
+
+def test_a_factory_beside_the_job_is_found_from_anywhere(tmp_path, monkeypatch):
+    (tmp_path / "beside_the_job.py").write_text(
+        "from torch import nn\n"
+        "def make(classes):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.Linear(32, classes))\n"
+    )
+    monkeypatch.chdir("/")
+    text = GOOD.replace('"resnet20"', '"beside_the_job:make"').replace("width = 4", "classes = 10")
+    assert len(materials(read_job(write(tmp_path, text))).model) == 3
+    with pytest.raises(sc.JobError, match="has 10 classes, but the network tells only 9 apart"):
+        materials(read_job(write(tmp_path, text.replace("classes = 10", "classes = 9"))))

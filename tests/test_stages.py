@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from jobs import digits_job
@@ -50,6 +51,9 @@ def test_a_far_budget_is_reached_in_stages(job: Path, capsys: pytest.CaptureFixt
     report = json.loads((folder / "report.json").read_text())
     assert [row["name"] for row in report["rows"]] == ["dense", "uniform", "searched"]
     assert report["rows"][0]["costs"]["macs"] == count_costs(dense, EXAMPLE).macs
+    kept = report["rows"][-1]["plan"]
+    assert np.mean([*kept.values()]) < 0.5, "shares of the dense network, not of what the stage before left"
+    assert sum(dense for _, dense, _ in report["layers"]) == report["rows"][0]["costs"]["macs"]
     assert "stage 1" in (said := capsys.readouterr()).out + said.err
 
 
@@ -63,10 +67,40 @@ def test_stages_are_taken_up_again(job: Path) -> None:
     assert [place.read_text() for place in journals] == lines
 
 
+def test_what_a_stage_has_left_stays_once_it_is_used(job: Path) -> None:
+    run_of(job).small()
+    text, stage = job.read_text(), job.parent / "run" / "stage"
+    kept = (stage / "small.safetensors").read_bytes(), (stage / "searched" / "journal.jsonl").read_bytes()
+    job.write_text(text.replace("trials = 3", "trials = 5"))
+    assert len(run_of(job).study().trials) == 5
+    job.write_text(text.replace("epochs = 1", "epochs = 2"))
+    run_of(job).pruned()
+    assert kept == ((stage / "small.safetensors").read_bytes(), (stage / "searched" / "journal.jsonl").read_bytes())
+
+
+def test_a_run_begun_in_one_step_stays_so(job: Path) -> None:
+    text = job.read_text()
+    job.write_text(text.replace("epochs = 1", "epochs = 0"))
+    run_of(job).pruned()
+    job.write_text(text)
+    assert run_of(job).before is None
+    run_of(job).small()
+
+
+def test_what_cannot_be_reached_in_one_step_can_be_in_stages(job: Path) -> None:
+    job.write_text(job.read_text().replace("macs = 0.12", "macs = 0.015"))
+    assert main(["search", str(job)]) == 0
+
+
 def test_near_budgets_ranges_and_no_fine_tuning_take_one_step(job: Path) -> None:
     text = job.read_text()
     for number, (old, new) in enumerate(
-        (("macs = 0.12", "macs = 0.4"), ("macs = 0.12", "macs = [0.12, 0.5]"), ("epochs = 1", "epochs = 0"))
+        (
+            ("macs = 0.12", "macs = 0.4"),
+            ("macs = 0.12", "macs = [0.12, 0.5]"),
+            ("epochs = 1", "epochs = 0"),
+            ("[finetune]", '[space.sparsity]\n"*" = "element"\n[finetune]'),
+        )
     ):
         job.write_text(text.replace(old, new).replace('run"', f'run{number}"'))
         assert run_of(job).before is None

@@ -1,4 +1,4 @@
-"""Which job a run folder holds: written down when it is first used, and another job is refused."""
+"""Which job a run folder holds: written down when it is first used; once anything is done, another job is refused."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from secateur.errors import CheckpointError, JobError, StudyError
-from secateur.job import SEARCHERS, Job
+from secateur.job import SEARCHERS, Job, parse_job
 from secateur.run import write_atomically
 
 MAY_CHANGE = {"trials", "seconds", "threads", "report", "finetune", "folder"}
@@ -21,14 +21,15 @@ def claim(job: Job) -> Path:
     mine = json.loads(json.dumps(describe(job)))
     place = folder / "job.json"
     try:
-        if place.exists():
-            found = json.loads(place.read_text())
+        if place.exists() and any(other != place for other in folder.iterdir()):
+            # Read as a job, so that keys which it does not know yet have their defaults.
+            found = json.loads(json.dumps(describe(parse_job(json.loads(place.read_text()), place))))
             held = (mine.keys() | found.keys()) - MAY_CHANGE
             differing = sorted(key for key in held if mine.get(key) != found.get(key))
             if differing:
                 raise JobError(
-                    f"{folder} holds a run of another job ({', '.join(differing)} differ); "
-                    "give this job another `folder`"
+                    f"{folder} holds a run of another job (not the same: {', '.join(differing)}); "
+                    "give this job another `folder`, or delete that one"
                 )
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(place, json.dumps(mine, indent=2).encode() + b"\n")

@@ -143,6 +143,8 @@ def _export(options: argparse.Namespace) -> None:
 
     runtime = runtime_called(options.runtime)
     runtime.require()  # before the network is searched, if it has to be
+    if options.output:
+        runtime.check_place(options.output)
     run = _run(options)
     place = options.output or run.folder / f"small{runtime.suffix}"
     error = run.export(runtime.name, place)

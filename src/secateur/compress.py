@@ -35,6 +35,8 @@ COMPARED = 16
 """Test images on which an exported file is compared with PyTorch."""
 SEARCHED = "searched"
 """The row of the job's own searcher."""
+STAGE = "stage"
+"""Where, in the folder of a run, the run of the stage before lies."""
 
 
 class Run:
@@ -58,30 +60,39 @@ class Run:
     def _dense(self) -> SearchSpace:
         """What could be cut of the dense network, whose costs budgets are fractions of."""
         graph = inspect(self.materials.model, self.materials.example)
-        return SearchSpace(graph, self.job.budget, self.job.space, self.job.settings.prices)
+        whole = Budget.of(self.job.budget.metric, 1.0)
+        return SearchSpace(graph, whole, self.job.space, self.job.settings.prices)
 
     @cached_property
     def before(self) -> Run | None:
         """The run of the stage before: a network that has lost too much at once teaches the search nothing.
 
-        None where the budget is near enough for one step, or nothing is fine-tuned.
+        None where one step will do, or was taken already.
         """
-        job, dense = self.job, self._dense.dense
-        share = job.budget.limit(dense) / dense[job.budget.metric]
-        if job.budget.is_range or not job.finetune.epochs or share >= job.stage:
+        job, folder = self.job, self.folder / STAGE
+        if self._begun and not folder.exists():
             return None
-        steps = math.ceil(math.log(share) / math.log(job.stage))
-        budget = Budget(**{job.budget.metric: share ** (1 - 1 / steps)})
-        folder = str(self.folder / "stage")
-        stage = dataclasses.replace(job, budget=budget, folder=folder, measured=False, report=ReportJob(()))
+        share = job.budget.limit(self._dense.dense) / self._dense.cost.dense
+        if not job.takes_stages or share >= job.stage * (1 - 1e-9):
+            return None
+        steps = math.ceil(math.log(share) / math.log(job.stage) - 1e-9)
+        budget = Budget.of(job.budget.metric, share ** (1 - 1 / steps))
+        stage = dataclasses.replace(job, budget=budget, folder=str(folder), report=ReportJob(()))
         found = Run(stage, self.command, f"stage {steps - 1}")
         found.__dict__["materials"] = self.materials  # they are the same, and many
         return found
 
+    @property
+    def _begun(self) -> bool:
+        return (self.folder / SEARCHED).exists()
+
     @cached_property
     def start(self) -> nn.Module:
-        """What is searched: the dense network, or what the stage before has left of it."""
-        return self.materials.model if self.before is None else self.before.small()
+        """What is searched: the dense network, or what the stage before has left of it, for good once that is used."""
+        if self.before is None:
+            return self.materials.model
+        left = self.before.folder / "small.safetensors"
+        return load(left, self.materials.fresh()).eval() if self._begun else self.before.small()
 
     @cached_property
     def test(self) -> Callable[[nn.Module], float]:
@@ -103,11 +114,11 @@ class Run:
     @cached_property
     def space(self) -> SearchSpace:
         """What the search may choose."""
-        if self.before is None:
-            return self._dense
-        metric, graph = self.job.budget.metric, inspect(self.start, self.materials.example)
-        limit = Budget(**{metric: self._dense.limit}, absolute=True)
-        return SearchSpace(graph, limit, self.job.space, self.job.settings.prices)
+        budget, graph = self.job.budget, self._dense.graph
+        if self.before is not None:
+            graph = inspect(self.start, self.materials.example)
+            budget = Budget.of(budget.metric, budget.limit(self._dense.dense), absolute=True)
+        return SearchSpace(graph, budget, self.job.space, self.job.settings.prices)
 
     @cached_property
     def pruner(self) -> Pruner:
@@ -161,7 +172,7 @@ class Run:
     def cut(self, value: float) -> tuple[Path, float]:
         """The network for any budget of the range that was searched, and its test top-1 before fine-tuning."""
         budget = self.job.budget
-        plan = self.study().plan(Budget(**{budget.metric: value}, absolute=budget.absolute))
+        plan = self.study().plan(Budget.of(budget.metric, value, budget.absolute))
         small = self.pruner.final(self.space.counts(plan))
         place = self.place(f"at_{value:g}.safetensors")
         save(small, place)
@@ -197,7 +208,8 @@ class Run:
     def small(self, name: str = SEARCHED) -> nn.Module:
         """The fine-tuned network, kept in small.safetensors; the run's own is also at the top of the folder."""
         small, home = self.pruned(name), self.folder / name
-        with FineTuneProgress(self.job.finetune.epochs, self._called(name)) as progress:
+        done = len(self._history(name)) == self.job.finetune.epochs  # then there is nothing to show
+        with FineTuneProgress(self.job.finetune.epochs, f"fine-tuning {self._called(name)}") as progress:
             history = finetune(
                 small,
                 self.materials.train,
@@ -205,7 +217,7 @@ class Run:
                 settings=self.job.finetune,
                 evaluate=accuracy(*self.materials.reward),
                 checkpoint=home / "finetune.pt",
-                on_epoch=progress,
+                on_epoch=None if done else progress,
             )
         save(small, home / "small.safetensors")
         if name == SEARCHED:
@@ -256,7 +268,7 @@ class Run:
         file = self.folder / "dense.safetensors" if dense else self.folder / name / "pruned.safetensors"
         return Row(
             name=name,
-            plan={} if dense else dict(self.plan(name).to_json()),
+            plan={} if dense else self._kept(name),
             score=score_of(accuracy(*self.materials.reward), before),
             before=self.test(before),
             after=None if after is None else self.test(after),
@@ -265,12 +277,19 @@ class Run:
             latency_ms=latencies[name],
         )
 
+    def _kept(self, name: str) -> dict[str, float]:
+        """What a plan keeps at each site, of the dense network."""
+        whole = {site.key: site.width for site in self._dense.sites}
+        counts = self.space.counts(self.plan(name))
+        return {site.key: counts[site.key] / whole.get(site.key, site.width) for site in self.space.sites}
+
     def _report(self, rows: tuple[Row, ...], names: list[str]) -> Report:
-        space, counts = self.space, self.space.counts(Plan(rows[-1].plan))
+        space, counts = self.space, self.space.counts(self.plan())
+        whole = {layer.name: layer.macs for layer in self._dense.graph.layers}
         layers = []
         for layer in space.graph.layers:
             left = layer.weights(layer.inputs.size(counts), layer.outputs.size(counts)) * layer.density(counts)
-            layers.append((layer.name, layer.macs, round(layer.positions * left)))
+            layers.append((layer.name, whole[layer.name], round(layer.positions * left)))
         alone = [(group.key, space.settings.left_alone(group)) for group in space.graph.groups]
         return Report(
             title=f"{self.job.model.name} on {self.materials.dataset.name}",

@@ -161,6 +161,11 @@ class Job:
             )
 
     @property
+    def takes_stages(self) -> bool:
+        """Whether it may be done in stages: what is sparse, or met by measurement, is done in one step."""
+        return bool(self.finetune.epochs) and not (self.budget.is_range or self.space.sparsity or self.measured)
+
+    @property
     def settings(self) -> SearchSettings:
         """What `search` takes."""
         return SearchSettings(
@@ -212,6 +217,8 @@ def imported(module: str, name: str, where: str) -> Any:
 def read_job(path: str | Path) -> Job:
     """Read and check a job file; paths in it are relative to it. Raises JobError with the key at fault."""
     place = Path(path)
+    if (beside := str(place.parent.resolve())) not in sys.path:
+        sys.path.append(beside)  # for modules that the job names
     try:
         raw = tomllib.loads(place.read_text())
     except OSError as error:
@@ -286,8 +293,9 @@ def materials(job: Job) -> Materials:
         dataset.in_channels == 3 if tune.flip is None else tune.flip,
     )
     test = dataset.tensors(dataset.test_images)
+    _check_classes(model.eval(), test[:1], dataset)
     return Materials(
-        model=model.eval(),
+        model=model,
         fresh=fresh,
         example=test[:1],
         dataset=dataset,
@@ -296,6 +304,17 @@ def materials(job: Job) -> Materials:
         train=train,
         test=(test, torch.from_numpy(dataset.test_labels)),
     )
+
+
+def _check_classes(model: nn.Module, example: Tensor, dataset: Dataset) -> None:
+    """Refuse labels that the network has no output for, before anything is run."""
+    with torch.no_grad():
+        answer = model(example)
+    if isinstance(answer, Tensor) and answer.dim() == 2 and answer.shape[1] < dataset.num_classes:
+        raise JobError(
+            f"[data] {dataset.name} has {dataset.num_classes} classes, but the network tells only {answer.shape[1]} "
+            "apart: give the data that it was trained on"
+        )
 
 
 def _network(job: ModelJob, dataset: Dataset) -> nn.Module:

@@ -163,6 +163,11 @@ class Budget:
                 "the lower first"
             )
 
+    @classmethod
+    def of(cls, metric: str, value: float, absolute: bool = False) -> Budget:
+        """The budget of a metric by its name."""
+        return cls(**{metric: value, "absolute": absolute})  # type: ignore[arg-type]
+
     @property
     def metric(self) -> str:
         """The metric that is limited."""

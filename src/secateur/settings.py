@@ -68,7 +68,7 @@ def identity(model: nn.Module, space: SearchSpace, searcher: Strategy, settings:
     """What makes a study this study: resuming it with anything else would mix two."""
     metric = space.budget.metric
     return {
-        "format": 1,
+        "format": 2,
         "model": space.graph.fingerprint,
         "weights": _weights_digest(model),
         "budget": {metric: space.budget.value} | ({"absolute": True} if space.budget.absolute else {}),

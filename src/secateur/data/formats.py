@@ -180,6 +180,10 @@ def read_image_folder(root: Path, image_size: int | None) -> tuple[Arrays, int]:
         folders = {part: root / part for part in ("train", "val", "test") if (root / part).is_dir()}
         if "test" not in folders and "val" in folders:
             folders["test"] = folders.pop("val")
+        if "test" not in folders:
+            raise DataError(
+                f"{root}: there is train, but neither test nor val beside it; add what is to be reported on"
+            )
         for part, folder in folders.items():
             files[part], labels[part] = _class_files(folder, classes)
     else:

@@ -75,7 +75,7 @@ def finetune(
             started = time.perf_counter()
             if hasattr(train_batches, "set_epoch"):
                 train_batches.set_epoch(number)
-            loss = training.epoch(train_batches)
+            loss = training.epoch(number, train_batches)
             score = among.told(_evaluated(training.delivered, evaluate) if among.rank == 0 else None)
             history.append(Epoch(number, loss, score, time.perf_counter() - started))
             if place is not None:

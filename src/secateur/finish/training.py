@@ -70,15 +70,17 @@ class Training:
         """Leave nothing in the networks that was not there."""
         self.lesson.close()
 
-    def epoch(self, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
-        """One pass over the batches; the mean loss."""
+    def epoch(self, number: int, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
+        """One pass over the batches; the mean loss. What is drawn, for dropout say, is the same each time."""
         self.model.train()
         total, seen = torch.zeros((), device=self.device), 0
-        for inputs, labels in batches:
-            if len(labels) >= 2 * self.among.count:  # norms need two examples in every process
-                total += self._step(inputs, labels) * len(labels)
-                seen += len(labels)
-                self.schedule.step()
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(self.settings.seed + number)
+            for inputs, labels in batches:
+                if len(labels) >= 2 * self.among.count:  # norms need two examples in every process
+                    total += self._step(inputs, labels) * len(labels)
+                    seen += len(labels)
+                    self.schedule.step()
         if not seen:
             raise DataError(
                 f"every batch has fewer than two examples for each of {self.among.count} processes; larger ones"
@@ -117,7 +119,6 @@ class Training:
                 "optimizer": self.optimizer.state_dict(),
                 "schedule": {"last_epoch": self.schedule.last_epoch},
                 "history": [asdict(epoch) for epoch in history],
-                "random": torch.get_rng_state(),
             }
             raw = io.BytesIO()
             torch.save(buffer, raw)
@@ -137,7 +138,6 @@ class Training:
                 self.average.load_state_dict(saved["average"])
             self.optimizer.load_state_dict(saved["optimizer"])
             self.schedule.last_epoch = saved["schedule"]["last_epoch"]
-            torch.set_rng_state(saved["random"])
             return [Epoch(**epoch) for epoch in saved["history"]]
         except CheckpointError:
             raise

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from secateur.graph import Layer, ModelGraph
 from secateur.prune.calibration import Calibration, input_rows, sample_positions
 from secateur.prune.offset import has_offset
-from secateur.prune.shrink import own_moments, shrink, trusted
+from secateur.prune.shrink import own_moments, shrink
 
 LARGEST = 8192
 """Input features beyond which a layer's moments are not collected (0.5 GB each in double precision)."""
@@ -107,5 +107,5 @@ class _Sums:
         square, mean = self._square.div_(examples * each), self._sum / (examples * each)
         if self._centred:
             square.sub_(mean[:, :, None] * mean[:, None, :])
-        shrink(square, trusted(square, self._own, examples))
+        shrink(square, self._own, examples)
         return Moments(square, mean + self._about, self._centred)

@@ -20,8 +20,8 @@ from secateur.graph import Layer, ModelGraph, OperationLog
 from secateur.prune.calibration import Calibration, input_rows, output_rows, sample_positions
 from secateur.prune.cut import Kept, places
 from secateur.prune.moments import LARGEST
-from secateur.prune.offset import has_offset, shift
-from secateur.prune.shrink import own_moments, shrink, trusted
+from secateur.prune.offset import has_offset, offset_behind, shift
+from secateur.prune.shrink import own_moments, own_products, shrink, trusted
 from secateur.prune.solve import masked_least_squares, solve_positive
 from secateur.sparse import mask_of
 
@@ -72,14 +72,14 @@ class SequentialRefit:
         self._remember(dense)
 
     def _remember(self, dense: nn.Module) -> None:
-        """Sampled outputs of every layer [rows, out], and the shortcuts that are added to them."""
+        """Sampled outputs of every layer [rows, out], its offset taken in, and the shortcuts that are added to them."""
         targets: dict[str, list[Tensor]] = {layer.name: [] for layer in self.layers}
         shortcuts: dict[str, list[Tensor]] = {layer.name: [] for layer in self.layers}
         start = 0
 
         def look(layer: Layer, module: nn.Module, args: tuple[Tensor, ...], y: Tensor) -> None:
             with log.paused():
-                targets[layer.name].append(self._rows(layer, y, start))
+                targets[layer.name].append(self._rows(layer, y, start) + offset_behind(dense, layer))
 
         handles = [dense.get_submodule(x.name).register_forward_hook(partial(look, x)) for x in self.layers]
         try:
@@ -160,18 +160,15 @@ def _fit(model: nn.Module, layer: Layer, rows: Tensor, target: Tensor, effort: E
     assert isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Linear))
     weight = module.weight.data.float().flatten(1).unflatten(0, (rows.shape[1], -1))
     x, wanted = rows.transpose(0, 1), target.unflatten(1, weight.shape[:2]).transpose(0, 1)
-    missing = wanted.new_zeros(len(wanted), 1, wanted.shape[2])
+    missing = wanted - x @ weight.transpose(1, 2)
     if offset := has_offset(model, layer):
-        mean, level = x.mean(1, keepdim=True), wanted.mean(1, keepdim=True)
-        bias = 0.0 if module.bias is None else module.bias.data.float().view(len(weight), 1, -1)
-        missing = level - bias - mean @ weight.transpose(1, 2)
-        x, wanted = x - mean, wanted - level
-    square = _moments(x)
-    right = x.transpose(1, 2) @ wanted - square @ weight.transpose(1, 2)
+        mean, level = x.mean(1, keepdim=True), missing.mean(1, keepdim=True)
+        x, missing = x - mean, missing - level
+        bias = offset_behind(model, layer) if module.bias is None else module.bias.data.float()
+        level = level - torch.as_tensor(bias).view(len(weight), 1, -1)
+    square, right = _moments(x), x.transpose(1, 2) @ missing
     if effort.shrink:
-        share = trusted(square / x.shape[1], own_moments(x.unflatten(1, (examples, -1))), examples).to(x.dtype)
-        shrink(square, share)
-        right *= share[:, None, None]
+        _leave_chance_out(square, right, x, missing, examples)
     diagonal = square.diagonal(dim1=1, dim2=2)
     diagonal.add_(effort.ridge * diagonal.mean(1, keepdim=True) + 1e-9)
     mask = mask_of(module)
@@ -179,7 +176,17 @@ def _fit(model: nn.Module, layer: Layer, rows: Tensor, target: Tensor, effort: E
     moved = weight + change.transpose(1, 2)
     module.weight.data.copy_(moved.flatten(0, 1).view_as(module.weight))
     if offset:
-        shift(model, layer, (missing - mean @ change).flatten())
+        shift(model, layer, (level - mean @ change).flatten())
+
+
+def _leave_chance_out(square: Tensor, right: Tensor, x: Tensor, missing: Tensor, examples: int) -> None:
+    """Shrink x^T x [groups, D, D] and x^T missing [groups, D, out] to what the examples agree about, in place."""
+    count = x.shape[1]
+    mine, theirs = (rows.unflatten(1, (examples, -1)) for rows in (x, missing))
+    shrink(square.div_(count), own_moments(mine), examples)
+    square.mul_(count)
+    common = (right / count).square().sum((1, 2), dtype=torch.float64)
+    right.mul_(trusted(common, own_products(mine, theirs), examples).to(right.dtype)[:, None, None])
 
 
 def _moments(x: Tensor) -> Tensor:

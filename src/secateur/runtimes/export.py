@@ -42,7 +42,8 @@ class Runtime:
     @property
     def missing(self) -> tuple[str, ...]:
         """Packages that are not installed."""
-        return tuple(name for name in (*self.to_convert, self.to_run) if importlib.util.find_spec(name) is None)
+        needed = dict.fromkeys((*self.to_convert, self.to_run))
+        return tuple(name for name in needed if importlib.util.find_spec(name) is None)
 
     def convert(self, network: nn.Module, example: tuple[Tensor, ...], place: Path) -> None:
         """Write the network for inputs of the example's sizes. Raises ExportError."""
@@ -56,6 +57,11 @@ class Runtime:
             raise ExportError(
                 f"{type(network).__name__} cannot be converted for {self.name}: {type(error).__name__}: {lines[:300]}"
             ) from error
+
+    def check_place(self, place: Path) -> None:
+        """Raises ExportError where its files have another suffix."""
+        if place.suffix != self.suffix:
+            raise ExportError(f"{place}: a file for {self.name} ends in {self.suffix}")
 
     def require(self) -> None:
         """Raises ExportError where something is not installed."""
@@ -107,8 +113,7 @@ def export(network: nn.Module, inputs: tuple[Tensor, ...], place: Path, runtime:
         ExportMismatch: it answers differently; nothing is written.
     """
     chosen = runtime_called(runtime)
-    if place.suffix != chosen.suffix:
-        raise ExportError(f"{place}: a file for {runtime} ends in {chosen.suffix}")
+    chosen.check_place(place)
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / place.name
         chosen.convert(network, tuple(x[:1] for x in inputs), made)

@@ -96,6 +96,12 @@ class SpaceSettings:
         return Site(key, levels, 1, max(least, 1), str(layer.sparsity.pattern))
 
 
+def _meant(budget: Budget) -> str:
+    """What a number between 1 and 100 was perhaps meant to be."""
+    percent = budget.value if isinstance(budget.value, float | int) else 0
+    return f". For {percent:g} % write {percent / 100:g}" if 1 < percent < 100 else ""
+
+
 def default_step(width: int) -> int:
     """Eight on 128 channels and more, half that for each halving: real kernels like multiples of 8."""
     return max(1, min(8, 1 << int(math.log2(max(width // 16, 1)))))
@@ -139,7 +145,7 @@ class SearchSpace:
             raise BudgetError(
                 f"the budget of {budget} cannot be met: with every site at its least, {least / self.cost.dense:.1%} "
                 f"({least:,.6g} {budget.metric}) is left. Allow more, lower min_keep (now {self.settings.min_keep}), "
-                "or let more be cut (streams, leave)"
+                f"or let more be cut (streams, leave){_meant(budget)}"
             )
 
     def informed(self, losses: Mapping[str, Curve], weighed: bool = False) -> SearchSpace:
