@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,13 +39,17 @@ def main() -> None:
     """Search what is missing, print the table, write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a small form of some minutes; writes no result")
+    parser.add_argument("--budget", choices=BUDGETS, action="append", help="only this one (may be repeated)")
     parser.add_argument("--seeds", type=int, default=SEEDS)
     options = parser.parse_args()
     torch.set_num_threads(1)
     bench = Bench(options.quick)
-    budgets = ["half_macs"] if options.quick else [*BUDGETS]
-    seeds = range(1 if options.quick else options.seeds)
-    rows = [*bench.given(budgets), *(bench.searched(name, seed) for seed in seeds for name in budgets)]
+    budgets = ["half_macs"] if options.quick else options.budget or [*BUDGETS]
+    bench.given(budgets)
+    for seed in range(1 if options.quick else options.seeds):
+        for name in budgets:
+            bench.searched(name, seed)
+    rows = [json.loads(place.read_text()) for place in sorted(bench.runs.glob("*.json"))]
     shown = ("budget", "widths", "seed", "top-1", "MACs, %", "params, %", "Pixel 1, %", "trials", "seconds")
     record.show("MobileNet-V1, ImageNet, no fine-tuning", [{key: row[key] for key in shown} for row in rows])
     if not options.quick:
@@ -61,6 +64,7 @@ def figures_of(rows: list[dict[str, Any]]) -> dict[str, float]:
         found = [row["top-1"] for row in rows if (row["budget"], row["widths"]) == (budget, widths)]
         figures[f"mobilenet_v1_{budget}_{widths}_top1"] = float(np.mean(found))
         if widths == "amc":
+            figures[f"mobilenet_v1_{budget}_seeds"] = float(len(found))
             figures[f"mobilenet_v1_{budget}_seed_std"] = float(np.std(found))
             figures[f"mobilenet_v1_{budget}_seconds"] = float(
                 np.mean([row["seconds"] for row in rows if row["budget"] == budget and row["widths"] == "amc"])
@@ -88,16 +92,15 @@ class Bench:
         everything = Calibration(as_inputs(torch.cat([self.calibration, self.reward])))
         self.pruner = Pruner(self.network, self.graph, everything, self.settings.prune)
 
-    def given(self, budgets: list[str]) -> list[dict[str, Any]]:
+    def given(self, budgets: list[str]) -> None:
         """The paper's widths, where they were published, and uniform ones at every budget."""
         widths = dict(zip((group.key for group in self.graph.prunable), PAPER, strict=True))
-        rows = [self.row("half_macs", "paper_widths", widths)]
+        self.row("half_macs", "paper_widths", widths)
         for name in budgets:
             space = self.space(BUDGETS[name])
-            rows.append(self.row(name, "uniform", space.counts(apply_rule(space, RULES["uniform"]))))
-        return rows
+            self.row(name, "uniform", space.counts(apply_rule(space, RULES["uniform"])))
 
-    def searched(self, name: str, seed: int) -> dict[str, Any]:
+    def searched(self, name: str, seed: int) -> None:
         """The default searcher's best plan."""
         folder = self.runs / f"{name}_{seed}"
         study = sc.search(
@@ -114,14 +117,14 @@ class Bench:
         )
         spent = sum(trial.outcome.seconds for trial in study.succeeded) / self.settings.workers
         counts = self.space(BUDGETS[name]).counts(study.best.plan)
-        return self.row(name, "amc", counts, seed, trials=len(study.trials), seconds=spent)
+        self.row(name, "amc", counts, seed, trials=len(study.trials), seconds=spent)
 
     def space(self, budget: sc.Budget) -> SearchSpace:
         """What may be chosen under a budget."""
         return SearchSpace(self.graph, budget, prices=self.settings.prices)
 
-    def row(self, budget: str, widths: str, counts: dict[str, int], seed: int = 0, **spent: float) -> dict[str, Any]:
-        """One network pruned for good, from its file if it is there."""
+    def row(self, budget: str, widths: str, counts: dict[str, int], seed: int = 0, **spent: float) -> None:
+        """One network pruned for good and looked at, unless its file is there."""
         place = self.runs / f"{budget}_{widths}_{seed}.json"
         if not place.exists():
             space = self.space(sc.Budget(macs=1.0))
@@ -139,7 +142,6 @@ class Bench:
                 "channels": [counts.get(group.key, group.width) for group in self.graph.prunable],
             }
             place.write_text(json.dumps(found))
-        return dict(json.loads(Path(place).read_text()))
 
 
 if __name__ == "__main__":
