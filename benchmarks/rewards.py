@@ -24,8 +24,8 @@ WHOLE = (0.25, 1.0)
 CASES: dict[str, tuple[sc.Budget, Any]] = {
     "half the MACs": (sc.Budget(macs=0.5), None),
     "half the parameters": (sc.Budget(params=0.5), None),
-    "60 % of the time": (sc.Budget(latency_ms=0.6), None),
-    "60 % of the energy": (sc.Budget(energy_mj=0.6), None),
+    "70 % of the time": (sc.Budget(latency_ms=0.7), None),
+    "70 % of the energy": (sc.Budget(energy_mj=0.7), None),
     "accuracy-guaranteed, log(MACs)": (sc.Budget(macs=WHOLE), sc.AccuracyGuaranteed("macs", 0.02)),
     "accuracy-guaranteed, log(#Param)": (sc.Budget(macs=WHOLE), sc.AccuracyGuaranteed("params", 0.02)),
     "composite, time 1, accuracy -2": (sc.Budget(macs=WHOLE), sc.Composite(alpha=1, beta=-2)),

@@ -122,7 +122,7 @@ def test_a_run_folder_of_another_job_is_refused(job, capsys):
     assert main(["search", str(job)]) == 0
     job.write_text(job.read_text().replace("macs = 0.4", "macs = 0.6"))
     assert main(["search", str(job)]) == 2
-    assert "another job (budget" in capsys.readouterr().err
+    assert "another job (not the same: budget)" in capsys.readouterr().err
 
 
 def test_a_folder_where_nothing_was_begun_may_be_another_jobs(job, capsys):
@@ -130,6 +130,7 @@ def test_a_folder_where_nothing_was_begun_may_be_another_jobs(job, capsys):
     job.write_text(right.replace("macs = 0.4", "macs = 40"))
     assert main(["search", str(job)]) == 2
     assert "For 40 % write 0.4" in capsys.readouterr().err
+    assert not [*job.parent.rglob("journal.jsonl")], "refused before any stage has begun"
     job.write_text(right)
     assert main(["search", str(job)]) == 0
 

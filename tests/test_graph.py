@@ -429,3 +429,12 @@ def test_fingerprints_name_the_architecture_not_the_weights() -> None:
     found += [fingerprint(zoo.resnet20(width=width), torch.zeros(1, 3, 32, 32)) for width in (4, 8)]
     found += [fingerprint(zoo.resnet20(width=4), torch.zeros(1, 3, 16, 16))]
     assert len(set(found)) == len(found), "two architectures have one fingerprint"
+
+
+def test_the_layout_of_the_weights_does_not_matter() -> None:
+    model, example = build("plain")
+    plain = sc.inspect(model, example)
+    turned = sc.inspect(
+        model.to(memory_format=torch.channels_last), example.contiguous(memory_format=torch.channels_last)
+    )
+    assert turned.fingerprint == plain.fingerprint

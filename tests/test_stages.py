@@ -1,6 +1,7 @@
 """Budgets too far for one step: search, fine-tune, search again."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -87,8 +88,10 @@ def test_a_run_begun_in_one_step_stays_so(job: Path) -> None:
     run_of(job).small()
 
 
-def test_what_cannot_be_reached_in_one_step_can_be_in_stages(job: Path) -> None:
+def test_what_cannot_be_reached_in_one_step_can_be_in_stages(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
     job.write_text(job.read_text().replace("macs = 0.12", "macs = 0.015"))
+    assert main(["inspect", str(job)]) == 0
+    assert "in 5 steps" in capsys.readouterr().out
     assert main(["search", str(job)]) == 0
 
 
@@ -115,6 +118,13 @@ def test_what_agrees_and_teaches_is_the_dense_network(job: Path) -> None:
     assert run.before.materials is run.materials
     assert run.score(run.materials.model) == pytest.approx(1)
     assert run.space.dense.macs < run.before.space.dense.macs < count_costs(run.materials.model, EXAMPLE).macs
+
+
+@pytest.mark.parametrize(
+    ("share", "stage", "steps"), [(0.001, 0.1, 3), (0.125, 0.5, 3), (0.1, 0.1, 1), (0.0099, 0.1, 3)]
+)
+def test_steps_are_no_more_than_it_takes(job: Path, share: float, stage: float, steps: int) -> None:
+    assert replace(read_job(job), stage=stage).steps(share) == steps
 
 
 def test_a_small_budget_may_be_absolute() -> None:

@@ -302,7 +302,7 @@ def unbroken(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 @pytest.mark.parametrize(
     "kills",
     [
-        [("in evaluate", 14), ("in evaluate", 3)],
+        [("in evaluate", 8), ("in evaluate", 3)],
         [("after the line", 0), ("after the line", 11), ("within the line", 23)],
         [("within the line", 0), ("within the line", 7)],
         [("within the snapshot", 0)],

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import json
-import math
 import platform
 from collections.abc import Callable
 from functools import cached_property, partial
@@ -73,9 +72,12 @@ class Run:
         if self._begun and not folder.exists():
             return None
         share = job.budget.limit(self._dense.dense) / self._dense.cost.dense
-        if not job.takes_stages or share >= job.stage * (1 - 1e-9):
+        steps = job.steps(share)
+        if steps == 1:
             return None
-        steps = math.ceil(math.log(share) / math.log(job.stage) - 1e-9)
+        # Refused now, not after the steps before, where not even the last could reach it.
+        least = dataclasses.replace(job.space, min_keep=job.space.min_keep**steps, step=1)
+        SearchSpace(self._dense.graph, job.budget, least, job.settings.prices)
         budget = Budget.of(job.budget.metric, share ** (1 - 1 / steps))
         stage = dataclasses.replace(job, budget=budget, folder=str(folder), report=ReportJob(()))
         found = Run(stage, self.command, f"stage {steps - 1}")

@@ -8,6 +8,7 @@ from rich.table import Table
 from secateur.api import inspect
 from secateur.graph import ModelGraph
 from secateur.job import Job, materials
+from secateur.plan import Budget
 from secateur.search import SearchSpace
 
 
@@ -15,14 +16,18 @@ def print_inspection(job: Job) -> None:
     """Trace the job's network and print what a search could do with it. Nothing is trained or searched."""
     stuff = materials(job)
     graph = inspect(stuff.model, stuff.example)
-    space = SearchSpace(graph, job.budget, job.space, job.settings.prices)
+    space = SearchSpace(graph, Budget.of(job.budget.metric, 1.0), job.space, job.settings.prices)
+    steps = job.steps(job.budget.limit(space.dense) / space.cost.dense)
+    if steps == 1:
+        space = SearchSpace(graph, job.budget, job.space, job.settings.prices)  # refused where it cannot be met
     console = Console()
     console.print(_layers(graph))
     console.print(_sites(space))
     least = space.cost({site.key: site.least for site in space.sites}) / space.cost.dense
     console.print(
         f"dense: {graph.dense.macs:,} MACs, {graph.dense.params:,} parameters, {graph.dense.bytes:,} bytes\n"
-        f"budget: {job.budget}; the least that can be reached is {least:.1%}; {len(space.sites)} sites are searched"
+        f"budget: {job.budget}, in {steps} step{'s'[: steps - 1]}; the least that one can reach is {least:.1%}; "
+        f"{len(space.sites)} sites are searched"
     )
 
 

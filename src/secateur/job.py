@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import math
 import sys
 import tomllib
 from collections.abc import Callable, Mapping
@@ -160,10 +161,15 @@ class Job:
                 "[budget] macs = [0.2, 1.0]"
             )
 
-    @property
-    def takes_stages(self) -> bool:
-        """Whether it may be done in stages: what is sparse, or met by measurement, is done in one step."""
-        return bool(self.finetune.epochs) and not (self.budget.is_range or self.space.sparsity or self.measured)
+    def steps(self, share: float) -> int:
+        """In how many stages this share of the dense network is reached.
+
+        Ranges, what is sparse or met by measurement, and what is not fine-tuned, take one.
+        """
+        at_once = self.budget.is_range or self.space.sparsity or self.measured or not self.finetune.epochs
+        if at_once or share >= self.stage * (1 - 1e-9):
+            return 1
+        return math.ceil(math.log(share) / math.log(self.stage) - 1e-9)
 
     @property
     def settings(self) -> SearchSettings:

@@ -25,8 +25,10 @@ def trace(model: nn.Module, example_input: Example) -> ModelGraph:
     Raises TraceError where the model does not run, cannot be followed, or has nothing that can be pruned.
     """
     with torch.inference_mode(False):
-        inputs = tuple(x.clone() for x in as_inputs(example_input))
+        # In plain order: other layouts turn views into copies, and the channels could not be followed through them.
+        inputs = tuple(x.clone(memory_format=torch.contiguous_format) for x in as_inputs(example_input))
         private = private_copy(model)
+        private.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         _refuse_computed_weights(private)
         _refuse_sparse_weights(private)
         calls = watch(private, inputs)

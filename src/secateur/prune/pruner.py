@@ -123,6 +123,7 @@ class Pruner:
         if self.settings.recalibrate and held_out:
             pruned = nearer(recalibrated(pruned, fit), pruned, self.dense, check)
         _pick_only_where_cut(pruned, self.dense, self.graph, counts)
+        pruned.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         return pruned.requires_grad_(True)
 
     def _in_sequence(self, pruned: nn.Module, fit: Calibration, kept: Kept) -> nn.Module:
