@@ -20,7 +20,7 @@ from secateur.api import block_sparse, export, inspect, measure, meet, search
 from secateur.claim import claim
 from secateur.data import TrainBatches
 from secateur.finish import finetune, load, save
-from secateur.graph import count_costs
+from secateur.graph import ModelGraph, count_costs
 from secateur.job import SEARCHERS, Job, Materials, ReportJob, materials
 from secateur.plan import Budget, Plan
 from secateur.prune import Calibration, Pruner
@@ -56,11 +56,14 @@ class Run:
         return materials(self.job)
 
     @cached_property
+    def _graph(self) -> ModelGraph:
+        return inspect(self.materials.model, self.materials.example)
+
+    @cached_property
     def _dense(self) -> SearchSpace:
         """What could be cut of the dense network, whose costs budgets are fractions of."""
-        graph = inspect(self.materials.model, self.materials.example)
         whole = Budget.of(self.job.budget.metric, 1.0)
-        return SearchSpace(graph, whole, self.job.space, self.job.settings.prices)
+        return SearchSpace(self._graph, whole, self.job.space, self.job.settings.prices)
 
     @cached_property
     def before(self) -> Run | None:
@@ -77,7 +80,7 @@ class Run:
             return None
         # Refused now, not after the steps before, where not even the last could reach it.
         least = dataclasses.replace(job.space, min_keep=job.space.min_keep**steps, step=1)
-        SearchSpace(self._dense.graph, job.budget, least, job.settings.prices)
+        SearchSpace(self._graph, job.budget, least, job.settings.prices)
         budget = Budget.of(job.budget.metric, share ** (1 - 1 / steps))
         stage = dataclasses.replace(job, budget=budget, folder=str(folder), report=ReportJob(()))
         found = Run(stage, self.command, f"stage {steps - 1}")
@@ -116,7 +119,7 @@ class Run:
     @cached_property
     def space(self) -> SearchSpace:
         """What the search may choose."""
-        budget, graph = self.job.budget, self._dense.graph
+        budget, graph = self.job.budget, self._graph
         if self.before is not None:
             graph = inspect(self.start, self.materials.example)
             budget = Budget.of(budget.metric, budget.limit(self._dense.dense), absolute=True)
