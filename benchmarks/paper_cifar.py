@@ -42,7 +42,7 @@ TRAINING = sc.FineTune(epochs=100, lr=0.1, warmup_epochs=2, distil=0, weight_dec
 class Setting:
     """How much of it."""
 
-    epochs: int = 10
+    epochs: int = 15
     trials: int = 300
     reward: int = 5000
     calibration: int = 1500

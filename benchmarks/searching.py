@@ -130,7 +130,7 @@ def run(search: Search) -> str:
     study = Loop(
         sc.Study(space, sc.Outcome(1.0, space.graph.dense, 0.0, 0.0)),
         searcher,
-        InProcess(Evaluator(pruner.fork(), space, evaluate, resource_constrained, runner)),
+        InProcess(Evaluator(pruner.fork().candidate, space, evaluate, resource_constrained, runner)),
         search.seed,
         race=True,
         on_trial=lambda study, trial: curve.append((time.perf_counter() - started, study.best.outcome.score)),

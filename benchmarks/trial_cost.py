@@ -24,7 +24,7 @@ from secateur.graph import as_inputs
 from secateur.prune import Calibration, Pruner, fold_norms
 from secateur.run import Evaluator, InProcess, Loop
 from secateur.runtimes import Engine, engine
-from secateur.search import SearchSpace, resource_constrained
+from secateur.search import SearchSpace
 
 IMAGES = {"resnet56": 5000, "mobilenet_v1": 500}
 ENGINES = ("torch", "openvino", "openvino-int8")
@@ -87,7 +87,7 @@ def measure(name: str, images: int, rounds: int) -> list[dict[str, Any]]:
         passes.append(timed(lambda: answer(dense, pictures, batch)))
         plan = searcher.ask()
         for kind, make in engines.items():
-            spent[kind].append(trial(Evaluator(pruner, space, evaluate, resource_constrained), make, plan))
+            spent[kind].append(trial(pruner, Evaluator(pruner.candidate, space, evaluate), make, plan))
         print(name, number, f"dense {passes[-1]:.2f} s", {k: f"{v[-1][0]:.2f}" for k, v in spent.items()}, flush=True)
     whole = float(np.median(passes[1:] or passes))
     rows = []
@@ -115,7 +115,7 @@ def prepare(name: str, images: int) -> tuple[nn.Module, Any, Pruner, SearchSpace
     return network, graph, pruner, SearchSpace(graph, sc.Budget(macs=0.5)), pictures
 
 
-def trial(evaluator: Evaluator, make: Engine, plan: sc.Plan) -> tuple[float, float]:
+def trial(pruner: Pruner, evaluator: Evaluator, make: Engine, plan: sc.Plan) -> tuple[float, float]:
     """Seconds of a whole trial, and those in the candidate's forward passes: the scoring's and the refit's own."""
     made: list[Timed] = []
 
@@ -125,10 +125,10 @@ def trial(evaluator: Evaluator, make: Engine, plan: sc.Plan) -> tuple[float, flo
 
     evaluator.engine = watched
     seconds = timed(lambda: evaluator(plan))
-    forward, few = made[-1].seconds, evaluator.pruner.trial_examples
+    forward, few = made[-1].seconds, pruner.trial_examples
     if few:
-        refit = evaluator.pruner.candidate(evaluator.space.counts(plan))
-        forward += timed(lambda: answer(refit, *evaluator.pruner.calibration.head(few).inputs, batch=few))
+        refit = pruner.candidate(evaluator.space.counts(plan))
+        forward += timed(lambda: answer(refit, *pruner.calibration.head(few).inputs, batch=few))
     return seconds, forward
 
 
@@ -150,7 +150,7 @@ def racing(name: str, trials: int) -> tuple[int, int]:
     """Images that a raced search looks at, and what it would look at without racing."""
     dense, _, pruner, space, pictures = prepare(name, 1000)
     space = space.informed(pruner.losses)
-    evaluator = Evaluator(pruner, space, sc.agreement(dense, pictures), resource_constrained)
+    evaluator = Evaluator(pruner.candidate, space, sc.agreement(dense, pictures))
     study = sc.Study(space, sc.Outcome(1.0, space.graph.dense, 0.0, 0.0))
     loop = Loop(study, sc.Bayesian().start(space), InProcess(evaluator), 0, race=True)
     loop.run(trials)

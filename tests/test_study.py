@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 import secateur as sc
 from secateur.run import Journal, RunFolder, folder, journal
+from secateur.run.study import FINALISTS
 
 TRIALS = 24
 BUDGET = sc.Budget(macs=0.6)
@@ -376,7 +377,7 @@ def test_the_same_plan_is_not_evaluated_twice() -> None:
         return evaluate(model)
 
     study = search(None, counted, searcher=sc.Uniform(), trials=5)
-    assert len(calls) == 2, "the dense network and the one plan there is"
+    assert len(calls) == 3, "the dense network, the one plan there is, and that plan's finished network"
     assert len({each.outcome for each in study.trials}) == 1
 
 
@@ -387,7 +388,7 @@ def test_on_trial_sees_every_new_trial() -> None:
 
 
 def test_the_best_is_the_first_of_the_highest_rewards() -> None:
-    scores = iter([0.0, 0.1, 0.7, 0.3, 0.7, 0.2, 0.1, 0.0, 0.5, 0.4, 0.6])
+    scores = iter([0.0, 0.1, 0.7, 0.3, 0.7, 0.2, 0.1, 0.0, 0.5, *[0.7] * FINALISTS])  # two plans come twice
     study = search(None, lambda model: next(scores), searcher=sc.Random(0), trials=10)
     assert study.dense.score == 0.0
     assert study.best.number == 1
@@ -533,3 +534,26 @@ def test_two_processes_do_not_share_a_folder(tmp_path: Path) -> None:
     finally:
         other.communicate()
     RunFolder(tmp_path, {}).close()
+
+
+# ---- the end ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_best_plans_are_scored_as_they_are_delivered_and_only_once(tmp_path: Path) -> None:
+    model, calls = settled(Plain()), []
+
+    def evaluate(network: nn.Module) -> float:
+        calls.append(network)
+        return float(network(image()).detach().sum().tanh())
+
+    study = search(tmp_path / "run", evaluate, model=model)
+    scored = len(calls)
+    assert len(study.checked) == min(FINALISTS, len(study.ranked))
+    assert study.best.number == max(study.checked, key=lambda number: study.checked[number].reward)
+    delivered = sc.prune(model, image(), study.best.plan, calibration=batches())
+    assert evaluate(delivered.eval()) == pytest.approx(study.best.outcome.score, abs=1e-6)
+
+    calls.clear()
+    again = search(tmp_path / "run", evaluate, model=model)
+    assert again.best == study.best
+    assert len(calls) == 1 < scored, "only the dense network is scored once more"

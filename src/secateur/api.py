@@ -100,8 +100,8 @@ def search(  # noqa: PLR0913  # each is a thing the caller has, and all but four
     workers = InProcess(evaluators[0]) if settings.workers == 1 else Threads(evaluators)
     proposer = strategy.start(space)
     loop = Loop(Study(space, dense), proposer, workers, strategy.seed, settings.ahead, settings.race, home)
-    if settings.engine != "torch":
-        loop.check = Evaluator(pruner, space, evaluate, settings.reward, dense=dense)
+    if not budget.is_range:
+        loop.check = Evaluator(pruner.final, space, evaluate, settings.reward, dense=dense)
     if on_trial:
         loop.on_trial = on_trial
     return loop.run(trials, math.inf if settings.seconds is None else settings.seconds)
@@ -127,7 +127,12 @@ def _evaluators(
     folded, inputs = fold_norms(pruner.dense, space.graph), pruner.calibration.inputs
     return [
         Evaluator(
-            pruner.fork(), space, evaluate, settings.reward, engine(settings.engine, folded, example, inputs), dense
+            pruner.fork().candidate,
+            space,
+            evaluate,
+            settings.reward,
+            engine(settings.engine, folded, example, inputs),
+            dense,
         )
         for _ in range(settings.workers)
     ]

@@ -36,13 +36,13 @@ class PruneSettings:
     """Refit once more, layer by layer, on the pruned network's own activations."""
     trial_examples: int | None = None
     """Calibration examples of a trial's sequential refit (the final network uses all); 0 to do without. By default 64,
-    and none for a network of which they would take longer than scoring does (see `TRIAL_MACS`)."""
+    or 32 for a network of large inputs, which have more positions to fit on (see `TRIAL_MACS`)."""
     recalibrate: bool = True
     """For the final network only: renew batch-norm statistics where that is measured to help."""
 
 
 TRIAL_EXAMPLES, TRIAL_MACS = 64, 2e8
-"""By default a trial refits in sequence on so many examples, if one costs no more MACs than this."""
+"""By default a trial refits in sequence on so many examples, or half of them if one costs more MACs than this."""
 
 
 class Pruner:
@@ -77,7 +77,7 @@ class Pruner:
         """Examples of a trial's sequential refit, as it was set or as it is by default."""
         if not self.settings.sequential:
             return 0
-        default = TRIAL_EXAMPLES if self.graph.dense.macs <= TRIAL_MACS else 0
+        default = TRIAL_EXAMPLES if self.graph.dense.macs <= TRIAL_MACS else TRIAL_EXAMPLES // 2
         return default if self.settings.trial_examples is None else self.settings.trial_examples
 
     def fork(self) -> Pruner:

@@ -1,32 +1,35 @@
-"""What a plan achieves: build the candidate, run the caller's `evaluate` on it, price it."""
+"""What a plan achieves: build its network, run the caller's `evaluate` on it, price it."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
 
 from torch import nn
 
 from secateur.plan import Outcome, Plan
-from secateur.prune import Pruner
 from secateur.run.race import expected, hopeless
 from secateur.run.score import Evaluate, Staged, Values, finite, score_of
 from secateur.runtimes import Eager, Engine
 from secateur.search import Reward, SearchSpace, resource_constrained
 
+Build = Callable[[Mapping[str, int]], nn.Module]
+"""From counts to a network: `Pruner.candidate` for a trial, `Pruner.final` for what would be delivered."""
+
 
 class Evaluator:
-    """Plan -> outcome, on a candidate of its own. One a worker: it is not shared between threads."""
+    """Plan -> outcome. One a worker: it is not shared between threads, since builders reuse their candidate."""
 
     def __init__(
         self,
-        pruner: Pruner,
+        build: Build,
         space: SearchSpace,
         evaluate: Evaluate,
         reward: Reward = resource_constrained,
         engine: Engine | None = None,
         dense: Outcome | None = None,
     ) -> None:
-        self.pruner = pruner
+        self.build = build
         self.engine = engine or Eager()
         self.space = space
         self.evaluate = evaluate
@@ -40,7 +43,7 @@ class Evaluator:
         """
         started = time.perf_counter()
         counts = self.space.counts(plan)
-        candidate = self.engine(self.pruner.candidate(counts))
+        candidate = self.engine(self.build(counts))
         values = None if rival is None else rival.values
         score, stages, seen = self._score(candidate, values)
         price = self.space.costs(counts)

@@ -1,4 +1,4 @@
-"""A run folder on disk: what the study is (study.json), its journal, and snapshots of its searcher."""
+"""A run folder on disk: what the study is (study.json), its journals, and snapshots of its searcher."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ class RunFolder:
         self._lock()
         self._claim(json.loads(json.dumps(header)))
         self.journal = Journal(self.path / "journal.jsonl")
+        self.finalists = Journal(self.path / "finalists.jsonl", in_order=False)
 
     def _lock(self) -> None:
         """Hold the folder against other processes: two searches would tear each other's journal."""

@@ -11,10 +11,10 @@ from secateur.plan import Trial
 
 
 class Journal:
-    """An append-only file of trials. A line that a kill tore off is dropped on reading."""
+    """An append-only file of trials, numbered from 0 if `in_order`. A line that a kill tore off is dropped on reading."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, in_order: bool = True) -> None:
+        self.path, self.in_order = path, in_order
 
     def read(self) -> list[Trial]:
         """All whole trials; cuts a torn last line off the file."""
@@ -28,7 +28,7 @@ class Journal:
                 os.fsync(file.fileno())
         trials = [self._trial(number, line) for number, line in enumerate(whole.splitlines())]
         for number, trial in enumerate(trials):
-            if trial.number != number:
+            if self.in_order and trial.number != number:
                 raise StudyError(f"{self.path}, line {number + 1}: trial {trial.number} is out of order; {_REMEDY}")
         return trials
 

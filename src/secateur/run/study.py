@@ -23,7 +23,7 @@ SNAPSHOT_EVERY = 10
 """Trials between snapshots of the searcher, for each that is under way at once; later ones are replayed."""
 
 FINALISTS = 5
-"""Plans scored again in full precision at the end, where that is not what trials are scored with."""
+"""Plans whose networks are finished and scored at the end: a trial's quick refit does not rank quite as they do."""
 
 OnTrial = Callable[["Study", Trial], None]
 UnderWay = deque[tuple[Plan, Trial | Future[Outcome]]]
@@ -39,8 +39,8 @@ class Study:
     """The score and the costs of the dense network."""
     trials: list[Trial] = field(default_factory=list)
     checked: dict[int, Outcome] = field(default_factory=dict)
-    """Outcomes of the best few trials, by number, scored once more by torch in full precision; empty where
-    every trial was scored so anyway."""
+    """Outcomes of the best few trials, by number, as their networks would be delivered: refitted with all
+    calibration inputs and scored in full precision. Empty where a range of budgets was searched."""
     searcher: Searcher | None = None
     """What proposed the trials, with all that it learnt."""
 
@@ -153,7 +153,7 @@ class Loop:
     race: bool = False
     folder: RunFolder | None = None
     check: Callable[[Plan], Outcome] | None = None
-    """Scores the best few plans once more at the end, where trials are scored with less than full precision."""
+    """Scores the best few plans once more at the end, as they would be delivered."""
     on_trial: OnTrial = lambda study, trial: None
     _again: dict[int, Outcome] = field(default_factory=dict, init=False)
 
@@ -175,14 +175,29 @@ class Loop:
                 if not under_way:
                     break
                 self._take(under_way.popleft(), len(recorded))
+            _ = self.study.best  # says the first cause where all have failed
+            self._finish_best()
         finally:
             self.workers.close()
             if self.folder:
                 self.folder.close()
-        _ = self.study.best  # says the first cause where all have failed
-        if self.check is not None:
-            self.study.checked = {trial.number: self.check(trial.plan) for trial in self.study.ranked[:FINALISTS]}
         return self.study
+
+    def _finish_best(self) -> None:
+        """Score the best few plans as they would be delivered, those that the folder does not hold already."""
+        if self.check is None:
+            return
+        found = self.folder.finalists.read() if self.folder else []
+        known = {trial.plan.digest: trial.outcome for trial in found if trial.outcome}
+        for trial in self.study.ranked[:FINALISTS]:
+            if trial.plan.digest not in known:
+                try:
+                    known[trial.plan.digest] = self.check(trial.plan)
+                except Exception:
+                    continue  # an `evaluate` that fails now and then costs a finalist, not the search
+                if self.folder:
+                    self.folder.finalists.append(replace(trial, outcome=known[trial.plan.digest]))
+            self.study.checked[trial.number] = known[trial.plan.digest]
 
     def _restore(self, recorded: list[Trial]) -> UnderWay:
         """Take the snapshot up: the trials it stands for need no replay, and those under way then begin again."""
