@@ -11,7 +11,7 @@ from secateur.plan import Trial
 
 
 class Journal:
-    """An append-only file of trials, numbered from 0 if `in_order`. A line that a kill tore off is dropped on reading."""
+    """An append-only file of trials, numbered from 0 if `in_order`. A line that a kill tore off is dropped."""
 
     def __init__(self, path: Path, in_order: bool = True) -> None:
         self.path, self.in_order = path, in_order
