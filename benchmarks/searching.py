@@ -26,7 +26,7 @@ from secateur.graph import as_inputs
 from secateur.prune import Calibration, Pruner, fold_norms
 from secateur.run import Evaluator, InProcess, Loop, score_of
 from secateur.runtimes import engine
-from secateur.search import SearchSpace, resource_constrained
+from secateur.search import SearchSpace
 
 STRATEGIES: dict[str, Callable[[int], Any]] = {
     "random": lambda seed: sc.Random(seed),
@@ -130,9 +130,10 @@ def run(search: Search) -> str:
     study = Loop(
         sc.Study(space, sc.Outcome(1.0, space.graph.dense, 0.0, 0.0)),
         searcher,
-        InProcess(Evaluator(pruner.fork().candidate, space, evaluate, resource_constrained, runner)),
+        InProcess(Evaluator(pruner.fork().candidate, space, evaluate, engine=runner)),
         search.seed,
         race=True,
+        check=None if space.budget.is_range else Evaluator(pruner.final, space, evaluate),
         on_trial=lambda study, trial: curve.append((time.perf_counter() - started, study.best.outcome.score)),
     ).run(search.trials)
     plans = {str(search.macs): study.best.plan}

@@ -274,7 +274,7 @@ def test_what_a_quick_engine_found_is_scored_again_by_torch() -> None:
         trials=8,
         settings=sc.SearchSettings(engine="openvino-int8", race=True),
     )
-    assert 1 <= len(study.checked) <= 5
+    assert 1 <= len(study.checked) <= 3
     assert study.best.number in study.checked
     assert study.smallest(1.0).outcome.costs.macs == min(outcome.costs.macs for outcome in study.checked.values())
     assert study.best.outcome.reward == max(outcome.reward for outcome in study.checked.values())

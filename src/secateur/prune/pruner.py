@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -115,21 +116,28 @@ class Pruner:
         """
         pruned, kept = self._cut(self._for_good, counts)
         pruned = copy.deepcopy(pruned).eval()
-        held_out = len(self.calibration) // 5
-        fit = self.calibration.head(len(self.calibration) - held_out)
-        check = self.calibration.tail(held_out) if held_out else fit
+        fit, check = self._parts
         if self.settings.sequential:
-            pruned = nearer(self._in_sequence(pruned, fit, kept), pruned, self.dense, check)
-        if self.settings.recalibrate and held_out:
+            refitted = copy.deepcopy(pruned)
+            self._in_sequence.apply(refitted, kept)
+            pruned = nearer(refitted, pruned, self.dense, check)
+        if self.settings.recalibrate and check is not fit:
             pruned = nearer(recalibrated(pruned, fit), pruned, self.dense, check)
         _pick_only_where_cut(pruned, self.dense, self.graph, counts)
         pruned.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         return pruned.requires_grad_(True)
 
-    def _in_sequence(self, pruned: nn.Module, fit: Calibration, kept: Kept) -> nn.Module:
-        refitted = copy.deepcopy(pruned)
-        SequentialRefit(self.dense, self.graph, fit).apply(refitted, kept)
-        return refitted
+    @cached_property
+    def _parts(self) -> tuple[Calibration, Calibration]:
+        """What final networks are refitted on, and what tells whether that helped."""
+        held_out = len(self.calibration) // 5
+        fit = self.calibration.head(len(self.calibration) - held_out)
+        return fit, self.calibration.tail(held_out) if held_out else fit
+
+    @cached_property
+    def _in_sequence(self) -> SequentialRefit:
+        """Of final networks: what the dense network answers is the same for all of them."""
+        return SequentialRefit(self.dense, self.graph, self._parts[0])
 
 
 def shaped(cutter: Cutter, counts: Mapping[str, int]) -> nn.Module:

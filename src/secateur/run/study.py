@@ -22,7 +22,7 @@ HOPELESS = 10
 SNAPSHOT_EVERY = 10
 """Trials between snapshots of the searcher, for each that is under way at once; later ones are replayed."""
 
-FINALISTS = 5
+FINALISTS = 3
 """Plans whose networks are finished and scored at the end: a trial's quick refit does not rank quite as they do."""
 
 OnTrial = Callable[["Study", Trial], None]

@@ -13,6 +13,8 @@ from secateur.search.searcher import Searcher
 from secateur.search.space import SearchSpace
 from secateur.search.surrogate import as_rows
 
+DARING = 0.3
+"""Spread of such a draw, in that of the belief: a whole one spends too many of a hundred trials on what may be."""
 LEAP = 0.15
 """Spread of a mutated site's change, as a fraction of its choices."""
 CLIMBS = 4
@@ -23,9 +25,9 @@ CLIMBS = 4
 class Bayesian:
     """A Gaussian process over plans that begins with the loss curves (see `surrogate`), by Thompson sampling.
 
-    The first plans are the knapsack's, each for likely weights of the curves. Later every other two are, of many
-    children of the best plans so far and of a few such answers, the best in a draw of what they may be worth: no sum
-    over sites says all, and where the knapsack settles there is still a little to be gained.
+    The first plans are the knapsack's, each for likely weights of the curves. Later plans are, of many children of the
+    best ones so far and of a few such answers, the best in a draw of what they may be worth: no sum over sites says
+    all, and where the knapsack settles there is still something to be gained.
     """
 
     seed: int = 0
@@ -33,7 +35,7 @@ class Bayesian:
     """Mutants of the best plans considered for each plan proposed."""
     parents: int = 8
     """The best plans so far that have children."""
-    alone: int = 40
+    alone: int = 10
     """Plans that are the knapsack's before children are considered."""
     knapsacks: int = 4
     """Answers of the weighted loss curves considered beside them."""
@@ -55,11 +57,12 @@ class _BayesianSearcher(Believer):
         """The next plan, within the budget, or at the next point of a range of budgets."""
         number, limit, surrogate = self.asked, self.limit(), self.belief.surrogate
         self.asked += 1
-        if number < self.settings.alone or number // 2 % 2:
+        if number < self.settings.alone:
             weights = surrogate.sample(self.rng) if number else surrogate.mean
             return self.space.plan(self.solver.solve(surrogate.weighted(weights), limit))
         candidates = self._candidates(limit)
-        return self.space.plan(candidates[int(np.argmax(surrogate.draw(as_rows(candidates), self.rng)))])
+        worth = surrogate.draw(as_rows(candidates), self.rng, DARING)
+        return self.space.plan(candidates[int(np.argmax(worth))])
 
     def _candidates(self, limit: float) -> list[Counts]:
         """Plans that were not tried yet, as far as there are any."""

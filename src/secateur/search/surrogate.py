@@ -87,11 +87,11 @@ class Surrogate:
         half = np.linalg.solve(self._root, across.T)
         return across @ self._answer, self._kernel(counts, counts) - half.T @ half
 
-    def draw(self, counts: npt.NDArray[np.int64], rng: np.random.Generator) -> Array:
-        """What plans may well be worth, [plans]: a draw of the belief (Thompson sampling)."""
+    def draw(self, counts: npt.NDArray[np.int64], rng: np.random.Generator, daring: float = 1.0) -> Array:
+        """What plans may well be worth, [plans]: a draw of the belief, its spread times `daring` (Thompson sampling)."""
         mean, covariance = self.predict(counts)
         values, vectors = np.linalg.eigh(covariance)
-        drawn: Array = mean + vectors @ (np.sqrt(values.clip(0)) * rng.standard_normal(len(mean)))
+        drawn: Array = mean + daring * (vectors @ (np.sqrt(values.clip(0)) * rng.standard_normal(len(mean))))
         return drawn
 
     def sample(self, rng: np.random.Generator) -> Array:
