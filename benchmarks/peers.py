@@ -98,7 +98,7 @@ def search(
     calibration = [shared_assets.training_images(dataset, parts.calibration)[0]]
     moments: list[float] = []
     if deadline is not None:  # leave time for setting up, which it has begun with, and for pruning
-        settings = sc.SearchSettings(workers=2, race=True, seconds=deadline - 90, engine=settings.engine)
+        settings = sc.SearchSettings(workers=2, race=True, seconds=deadline - 150, engine=settings.engine)
     study = sc.search(
         network,
         images[:1],
