@@ -88,7 +88,7 @@ class Surrogate:
         return across @ self._answer, self._kernel(counts, counts) - half.T @ half
 
     def draw(self, counts: npt.NDArray[np.int64], rng: np.random.Generator, daring: float = 1.0) -> Array:
-        """What plans may well be worth, [plans]: a draw of the belief, its spread times `daring` (Thompson sampling)."""
+        """What plans may be worth, [plans]: drawn from the belief, its spread times `daring` (Thompson sampling)."""
         mean, covariance = self.predict(counts)
         values, vectors = np.linalg.eigh(covariance)
         drawn: Array = mean + daring * (vectors @ (np.sqrt(values.clip(0)) * rng.standard_normal(len(mean))))
