@@ -4,7 +4,7 @@ Half and 70 % of the MACs, and half the time of a Pixel 1 by its profile. 250 of
 others tell of the activations (the refit for good takes all 500), and the other 500 report. The channels that the
 authors published for half the MACs (24, 48, 96, ...) are chosen and refitted as ours are, and so is the same fraction
 of every layer, the multiplier that MobileNets are sold with. Three seeds. Each search lies in
-benchmarks/runs/paper_mobilenet, and resumes; three quarters of an hour on two cores. `--quick` (minutes) only shows
+benchmarks/runs/paper_mobilenet, and resumes; ten minutes each on two cores. `--quick` (minutes) only shows
 that it still works.
 """
 

@@ -1,9 +1,10 @@
 """A search of a benchmark: run, its plan pruned for good and looked at on the test images, and kept.
 
 Benchmarks share what they need of one another: a search that is asked for twice is run once. Plans are scored by
-agreement with the dense network on augmented training images, and raced; channels and refits use others. Two searches
-go side by side, each on one thread. What is finished lies in benchmarks/runs/searches; on a new machine it is taken
-from the committed results, whose rows are whole searches.
+agreement with the dense network on augmented training images, and raced; channels and refits use others. As in
+`sc.search` the best three plans are finished and scored once more: the score kept is the finished network's, and the
+seconds do not count it. Two searches go side by side, each on one thread. What is finished lies in
+benchmarks/runs/searches; on a new machine it is taken from the committed results, whose rows are whole searches.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from secateur.errors import JobError
 from secateur.graph import ModelGraph
 from secateur.prune import Cutter, fold_norms
 from secateur.prune.order import keep, rank
+from secateur.run.study import FINALISTS
 from secateur.runtimes import ENGINES, engine
 
 pytest.importorskip("openvino")
@@ -274,7 +275,7 @@ def test_what_a_quick_engine_found_is_scored_again_by_torch() -> None:
         trials=8,
         settings=sc.SearchSettings(engine="openvino-int8", race=True),
     )
-    assert 1 <= len(study.checked) <= 3
+    assert 1 <= len(study.checked) <= FINALISTS
     assert study.best.number in study.checked
     assert study.smallest(1.0).outcome.costs.macs == min(outcome.costs.macs for outcome in study.checked.values())
     assert study.best.outcome.reward == max(outcome.reward for outcome in study.checked.values())

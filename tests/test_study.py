@@ -403,6 +403,7 @@ def test_every_outcome_meets_the_budget() -> None:
         assert each.outcome.costs.macs <= 0.6 * study.dense.costs.macs
 
 
+@pytest.mark.filterwarnings("ignore:.*could not be finished")
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_failing_evaluate_is_recorded_and_the_search_goes_on(workers: int, tmp_path: Path) -> None:
     dense: list[int] = []
@@ -557,3 +558,28 @@ def test_the_best_plans_are_scored_as_they_are_delivered_and_only_once(tmp_path:
     again = search(tmp_path / "run", evaluate, model=model)
     assert again.best == study.best
     assert len(calls) == 1 < scored, "only the dense network is scored once more"
+
+
+def test_plans_that_cannot_be_finished_stay_as_their_trials(tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    def tired(model: nn.Module) -> float:
+        calls.append(1)
+        if len(calls) > 4:
+            raise RuntimeError("no more")
+        return evaluate(model)
+
+    with pytest.warns(UserWarning, match="could not be finished: no more"):
+        study = search(tmp_path / "run", tired, trials=3, searcher=sc.Random(3))
+    assert len(study.succeeded) == 3
+    assert not study.checked
+    assert study.best == study.ranked[0]
+
+
+def test_damaged_finalists_are_named_before_anything_is_tried(tmp_path: Path) -> None:
+    search(tmp_path / "run", trials=3)
+    (tmp_path / "run" / "finalists.jsonl").write_bytes(b"{}\n")
+    seen: list[int] = []
+    with pytest.raises(sc.StudyError, match=r"finalists\.jsonl, line 1"):
+        search(tmp_path / "run", trials=6, on_trial=lambda study, each: seen.append(each.number))
+    assert not seen

@@ -26,8 +26,8 @@ def print_inspection(job: Job) -> None:
     least = space.cost({site.key: site.least for site in space.sites}) / space.cost.dense
     console.print(
         f"dense: {graph.dense.macs:,} MACs, {graph.dense.params:,} parameters, {graph.dense.bytes:,} bytes\n"
-        f"budget: {job.budget}, in {steps} step{'s'[: steps - 1]}; the least that one can reach is {least:.1%}; "
-        f"{len(space.sites)} sites are searched"
+        f"budget: {job.budget}, in {steps} step{'s' if steps > 1 else ''}; "
+        f"the least that one can reach is {least:.1%}; {len(space.sites)} sites are searched"
     )
 
 

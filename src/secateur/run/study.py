@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -161,6 +162,7 @@ class Loop:
         """Go on until the study has `trials` trials, or begin no more after so many seconds."""
         ends = time.monotonic() + seconds
         recorded = self.folder.journal.read() if self.folder else []
+        finished = self.folder.finalists.read() if self.folder else []
         self.study.searcher = self.searcher
         try:
             under_way = self._restore(recorded)
@@ -176,28 +178,31 @@ class Loop:
                     break
                 self._take(under_way.popleft(), len(recorded))
             _ = self.study.best  # says the first cause where all have failed
-            self._finish_best()
+            self._finish_best({trial.plan.digest: trial.outcome for trial in finished if trial.outcome})
         finally:
             self.workers.close()
             if self.folder:
                 self.folder.close()
         return self.study
 
-    def _finish_best(self) -> None:
-        """Score the best few plans as they would be delivered, those that the folder does not hold already."""
+    def _finish_best(self, known: Mapping[str, Outcome]) -> None:
+        """Score the best few plans as they would be delivered, but those `known`, by digest, from the folder.
+
+        An `evaluate` that fails now and then costs a finalist, with a warning, and not the search.
+        """
         if self.check is None:
             return
-        found = self.folder.finalists.read() if self.folder else []
-        known = {trial.plan.digest: trial.outcome for trial in found if trial.outcome}
         for trial in self.study.ranked[:FINALISTS]:
-            if trial.plan.digest not in known:
+            outcome = known.get(trial.plan.digest)
+            if outcome is None:
                 try:
-                    known[trial.plan.digest] = self.check(trial.plan)
-                except Exception:
-                    continue  # an `evaluate` that fails now and then costs a finalist, not the search
+                    outcome = self.check(trial.plan)
+                except Exception as error:
+                    warnings.warn(f"trial {trial.number} could not be finished: {error}", stacklevel=2)
+                    continue
                 if self.folder:
-                    self.folder.finalists.append(replace(trial, outcome=known[trial.plan.digest]))
-            self.study.checked[trial.number] = known[trial.plan.digest]
+                    self.folder.finalists.append(replace(trial, outcome=outcome))
+            self.study.checked[trial.number] = outcome
 
     def _restore(self, recorded: list[Trial]) -> UnderWay:
         """Take the snapshot up: the trials it stands for need no replay, and those under way then begin again."""

@@ -14,7 +14,7 @@ from secateur.search.space import SearchSpace
 from secateur.search.surrogate import as_rows
 
 DARING = 0.3
-"""Spread of such a draw, in that of the belief: a whole one spends too many of a hundred trials on what may be."""
+"""Spread of a draw of what plans are worth, in that of the belief: less, to stay nearer to what is known."""
 LEAP = 0.15
 """Spread of a mutated site's change, as a fraction of its choices."""
 CLIMBS = 4
