@@ -22,7 +22,7 @@ from secateur.search.space import SearchSpace
 Array = npt.NDArray[np.float64]
 
 SWEEPS = 3
-HALVINGS = 40
+HALVINGS = 20
 
 
 class Solver:
