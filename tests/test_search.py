@@ -208,12 +208,13 @@ def test_the_ceiling_is_the_highest_count_that_leaves_the_rest_affordable(
 ) -> None:
     _, here = case
     decided: dict[str, int] = {}
+    episode = Episode(here)
     for number, site in enumerate(here.sites):
-        ceiling = here.ceiling(decided, number)
         rest = {later.key: later.least for later in here.sites[number + 1 :]}
         affordable = [n for n in site.counts if here.cost({**decided, **rest, site.key: n}) <= here.limit]
-        assert ceiling == max(affordable)
-        decided[site.key] = data.draw(st.sampled_from([n for n in site.counts if n <= ceiling]))
+        assert site.count(episode.most) == max(affordable)
+        decided[site.key] = data.draw(st.sampled_from(affordable))
+        episode.step(site.keep(decided[site.key]))
 
 
 @settings(max_examples=40, deadline=None)

@@ -53,12 +53,16 @@ class Episode:
 
     @property
     def most(self) -> float:
-        """The largest fraction that still lets the sites to come meet the budget (AMC, algorithm 1)."""
+        """The largest fraction that still lets the sites to come meet the budget.
+
+        This is the paper's limit on the action (AMC, algorithm 1), for coupled groups too: the cost of the whole
+        network is compared, whichever layers a site touches.
+        """
         site = self.space.sites[self._number]
         return site.keep(self._ceiling(site))
 
     def _ceiling(self, site: Site) -> int:
-        """As `space.ceiling` has it, with what was spent so far remembered."""
+        """The most units it may keep when the sites after it keep their least."""
         curve = self.space.cost.curve(self._at_least, site.key)
         choices = self._choices[self._number]
         affordable = choices[curve[choices] - curve[site.least] <= self._spare]

@@ -187,26 +187,6 @@ class SearchSpace:
         """The plan that keeps these units."""
         return Plan({site.key: site.keep(counts[site.key]) for site in self.sites})
 
-    def ceiling(self, decided: Mapping[str, int], number: int) -> int:
-        """The most that site `number` may keep when those before it are `decided` and those after it at least.
-
-        This is the paper's limit on the action (AMC, algorithm 1), for coupled groups too: the cost of the
-        whole network is compared, whichever layers a site touches.
-        """
-        counts = {**{site.key: site.least for site in self.sites}, **decided}
-        site = self.sites[number]
-        counts[site.key] = site.least
-        spare = self.limit - self.cost(counts)
-        choices = site.counts
-        low, high = 0, len(choices) - 1
-        while low < high:
-            middle = (low + high + 1) // 2
-            if self.cost.step(counts, site.key, choices[middle]) <= spare:
-                low = middle
-            else:
-                high = middle - 1
-        return choices[low]
-
     def limit_of(self, trial: int) -> float:
         """The most that trial `trial` may cost: where a range of budgets is searched, multiples of the golden
         ratio fill it evenly, whenever the search is stopped."""

@@ -41,6 +41,9 @@ typedef struct {
             for (int j = 0; j < N; j++)                                                                                \
                 sum[j][v] = first;                                                                                     \
         }                                                                                                              \
+        for (int j = 0; j < N; j++) /* where sums will go, fetched meanwhile */                                        \
+            for (int v = 0; v < V; v++)                                                                                \
+                __builtin_prefetch(y + j * y_n + v * LANES, 1);                                                        \
         const float *weight = w->values + (w->start[block_row] * w->C) * w->R + row;                                   \
         for (int32_t b = w->start[block_row]; b < w->start[block_row + 1]; b++) {                                      \
             const float *in = x + w->column[b] * w->C;                                                                 \
