@@ -160,6 +160,8 @@ def _fit(model: nn.Module, layer: Layer, rows: Tensor, target: Tensor, effort: E
     assert isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Linear))
     weight = module.weight.data.float().flatten(1).unflatten(0, (rows.shape[1], -1))
     x, wanted = rows.transpose(0, 1), target.unflatten(1, weight.shape[:2]).transpose(0, 1)
+    if len(x) > 1:  # products of hundreds of small matrices take half as long where each lies in a piece
+        x, wanted = x.contiguous(), wanted.contiguous()
     missing = wanted - x @ weight.transpose(1, 2)
     if offset := has_offset(model, layer):
         mean, level = x.mean(1, keepdim=True), missing.mean(1, keepdim=True)
