@@ -3,9 +3,9 @@
 Benchmarks share what they need of one another: a search that is asked for twice is run once. Plans are scored by
 agreement with the dense network on augmented training images, and raced; channels and refits use others. As in
 `sc.search` the best three plans are finished and scored once more: the score kept is the finished network's, and the
-seconds do not count it. Two searches go side by side where there are two cores, each on one thread. What is finished
-lies in benchmarks/runs/searches; on a new machine it is taken from the committed results, whose rows are
-whole searches.
+seconds, of processor time, do not count it. Two searches go side by side where there are two cores, each on one
+thread. What is finished lies in benchmarks/runs/searches; on a new machine it is taken from the committed results, whose
+rows are whole searches.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def run(search: Search) -> str:
     space, pruner, evaluate, test, runner = _materials[key]
     searcher = strategy(search).start(space)
     curve: list[tuple[float, float]] = []
-    started = time.perf_counter()
+    started = time.process_time()
     study = Loop(
         sc.Study(space, sc.Outcome(1.0, space.graph.dense, 0.0, 0.0)),
         searcher,
@@ -137,7 +137,7 @@ def run(search: Search) -> str:
         search.seed,
         race=True,
         check=None if space.budget.is_range else Evaluator(pruner.final, space, evaluate),
-        on_trial=lambda study, trial: curve.append((time.perf_counter() - started, study.best.outcome.score)),
+        on_trial=lambda study, trial: curve.append((time.process_time() - started, study.best.outcome.score)),
     ).run(search.trials)
     plans = {str(search.macs): study.best.plan}
     if space.budget.is_range:
