@@ -4,8 +4,8 @@ Benchmarks share what they need of one another: a search that is asked for twice
 agreement with the dense network on augmented training images, and raced; channels and refits use others. As in
 `sc.search` the best three plans are finished and scored once more: the score kept is the finished network's, and the
 seconds, of processor time, do not count it. Two searches go side by side where there are two cores, each on one
-thread. What is finished lies in benchmarks/runs/searches; on a new machine it is taken from the committed results, whose
-rows are whole searches.
+thread. What is finished lies in benchmarks/runs/searches; on a new machine it is taken from the committed results,
+whose rows are whole searches.
 """
 
 from __future__ import annotations
