@@ -72,14 +72,14 @@ def network() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.ReLU(), nn.Conv2d(16, 4, 1))
 
 
-def search(evaluate: Counted, folder=None, **settings) -> sc.Study:
+def search(evaluate: Counted, folder=None, macs=0.5, searcher=None, **settings) -> sc.Study:
     return sc.search(
         network(),
         EXAMPLE,
         evaluate=evaluate,
         calibration=[EXAMPLE],
-        budget=sc.Budget(macs=0.5),
-        searcher=sc.Random(seed=1),
+        budget=sc.Budget(macs=macs),
+        searcher=searcher or sc.Random(seed=1),
         trials=20,
         folder=folder,
         settings=sc.SearchSettings(prune=sc.PruneSettings(refit=False, sequential=False), **settings),
@@ -96,6 +96,23 @@ def test_racing_looks_at_fewer_examples_and_finds_the_same_plan():
     stopped = [trial for trial in other.trials if not trial.outcome.complete]
     assert stopped
     assert all(trial.outcome.score < other.best.outcome.score for trial in stopped)
+
+
+def test_over_a_range_of_budgets_a_plan_races_against_the_front_at_its_own_cost():
+    study = search(Counted(), macs=(0.2, 0.9), searcher=sc.DDPG(warmup=20, hidden=16), race=True)
+
+    def cost(trial):
+        return trial.outcome.costs.macs
+
+    better = 0
+    for stopped in (trial for trial in study.trials if not trial.outcome.complete):
+        told = sc.Study(study.space, study.dense, study.trials[: stopped.number])
+        low = told.within(cost(stopped))
+        high = next((trial for trial in told.front if cost(trial) > cost(stopped)), low)
+        share = (cost(stopped) - cost(low)) / max(cost(high) - cost(low), 1)
+        assert stopped.outcome.score < low.outcome.score + share * (high.outcome.score - low.outcome.score)
+        better += stopped.outcome.score > low.outcome.score
+    assert better, "what a cheaper plan scores would have stopped none of these"
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -11,6 +11,8 @@ from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from secateur.errors import BudgetError, StudyError
 from secateur.graph import ModelGraph
 from secateur.plan import Budget, Outcome, Plan, Trial
@@ -138,6 +140,13 @@ def _reward(trial: Trial) -> float:
     return trial.outcome.reward
 
 
+def _between(low: Outcome, high: Outcome, share: float) -> Outcome:
+    """The first outcome, its examples' values moved by `share` towards the second's, where both are known."""
+    if low.values is None or high.values is None:
+        return low
+    return replace(low, values=low.values + np.float32(share) * (high.values - low.values))
+
+
 @dataclass
 class Loop:
     """Runs a study with `ahead` trials under way.
@@ -231,19 +240,30 @@ class Loop:
         return plan, self.workers.submit(plan, self._rival(plan, told) if self.race else None)
 
     def _rival(self, plan: Plan, told: Study) -> Outcome | None:
-        """The best so far that costs no more than the plan may, with the value of each example.
+        """What a plan has to beat, with the value of each example: the best so far that costs no more than it may.
 
-        A resumed study does not know the values of old trials: it looks at the rival's examples again.
+        Where a range of budgets is searched that is the front at the plan's own cost, between the two trials whose
+        costs enclose it: what the cheaper one scores would stop almost none.
         """
         space = told.space
         limit = space.cost(space.counts(plan)) if space.budget.is_range else space.limit
         best = told.within(limit)
-        if best is None or best.outcome is None:
+        if best is None:
             return None
-        if best.outcome.values is None and best.number not in self._again:
+        rival = self._valued(best)
+        dearer = next((trial for trial in told.front if _cost(trial, space.budget.metric) > limit), None)
+        if dearer is None:
+            return rival
+        low, high = (_cost(trial, space.budget.metric) for trial in (best, dearer))
+        return _between(rival, self._valued(dearer), (limit - low) / (high - low))
+
+    def _valued(self, trial: Trial) -> Outcome:
+        """A trial's outcome with its examples' values: a resumed study looks at those of old trials again."""
+        assert trial.outcome is not None
+        if trial.outcome.values is None and trial.number not in self._again:
             with suppress(Exception):  # then there is nothing to race against; a plan that fails fails as a trial
-                self._again[best.number] = self.workers.submit(best.plan).result()
-        return self._again.get(best.number, best.outcome)
+                self._again[trial.number] = self.workers.submit(trial.plan).result()
+        return self._again.get(trial.number, trial.outcome)
 
     def _finished(self, number: int, plan: Plan, future: Future[Outcome]) -> Trial:
         try:
