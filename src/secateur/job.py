@@ -267,6 +267,10 @@ def _anchored(path: str | None, place: Path) -> str:
     return str((place.parent / Path(path or "").expanduser()).resolve())
 
 
+LOOKED_AT = 32
+"""Images that tell whether labels are the network's."""
+
+
 @dataclass(frozen=True, eq=False)
 class Materials:
     """What a job's words stand for: the dense network, and tensors of each part of the data."""
@@ -299,27 +303,37 @@ def materials(job: Job) -> Materials:
         dataset.in_channels == 3 if tune.flip is None else tune.flip,
     )
     test = dataset.tensors(dataset.test_images)
-    _check_classes(model.eval(), test[:1], dataset)
+    reward = dataset.tensors(dataset.train_images[parts.reward]), labels[parts.reward]
+    _check_classes(model.eval(), reward[0][:LOOKED_AT], reward[1][:LOOKED_AT], dataset)
     return Materials(
         model=model,
         fresh=fresh,
         example=test[:1],
         dataset=dataset,
-        reward=(dataset.tensors(dataset.train_images[parts.reward]), labels[parts.reward]),
+        reward=reward,
         calibration=dataset.tensors(dataset.train_images[parts.calibration]),
         train=train,
         test=(test, torch.from_numpy(dataset.test_labels)),
     )
 
 
-def _check_classes(model: nn.Module, example: Tensor, dataset: Dataset) -> None:
-    """Refuse labels that the network has no output for, before anything is run."""
+def _check_classes(model: nn.Module, images: Tensor, labels: Tensor, dataset: Dataset) -> None:
+    """Refuse labels that are not the network's, before anything is searched."""
     with torch.no_grad():
-        answer = model(example)
-    if isinstance(answer, Tensor) and answer.dim() == 2 and answer.shape[1] < dataset.num_classes:
+        answer = model(images)
+    if not isinstance(answer, Tensor) or answer.dim() != 2:
+        return
+    if answer.shape[1] < dataset.num_classes:
         raise JobError(
             f"[data] {dataset.name} has {dataset.num_classes} classes, but the network tells only {answer.shape[1]} "
             "apart: give the data that it was trained on"
+        )
+    right = int((answer.argmax(1) == labels).sum())
+    if answer.shape[1] > dataset.num_classes and right * dataset.num_classes <= len(images):
+        raise JobError(
+            f"[data] {dataset.name} has {dataset.num_classes} classes, the network tells {answer.shape[1]} apart and "
+            f"has {right} of {len(images)} right, no more than a guess: its first outputs have to be these classes in "
+            "order (folders by name); give it a last layer of its own for them"
         )
 
 
