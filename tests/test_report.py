@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from secateur.errors import StudyError
-from secateur.plan import Costs, Outcome, Plan, Site, Trial
+from secateur.plan import Budget, Costs, Outcome, Plan, Site, Trial
 from secateur.report import FineTuneProgress, Report, Row, SearchProgress, headline, page, table, write
 from secateur.report.figures import drawings, kept_per_site
 from secateur.report.progress import small_bars
@@ -357,7 +357,7 @@ def test_importing_the_package_does_not_import_matplotlib():
 
 
 def a_study(sites=3):
-    space = SimpleNamespace(sites=tuple(Site(f"s{n}", 16) for n in range(sites)))
+    space = SimpleNamespace(sites=tuple(Site(f"s{n}", 16) for n in range(sites)), budget=Budget(macs=0.5))
     return Study(space, Outcome(0.99, DENSE, 0.0, 0.0))
 
 
@@ -446,6 +446,21 @@ def test_a_terminal_shows_a_live_display():
     assert "1 failed" in last
     assert "keeps" in last
     assert max(map(len, last.splitlines())) <= 100
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_finishing_the_best_plans_is_told_and_what_came_of_it(terminal):
+    out = StringIO()
+    console = Console(file=out, width=100, force_terminal=terminal, color_system=None)
+    study = a_study()
+    with SearchProgress(2, console=console) as progress:
+        finish(study, progress, trial(0, reward=-0.1))
+        assert "finishing" not in out.getvalue()
+        finish(study, progress, trial(1, reward=-0.2))
+        if not terminal:
+            assert "finishing the best plans" in out.getvalue().splitlines()[-1]
+        study.checked = {1: trial(1, reward=-0.05).outcome}
+    assert "best once finished (trial 1): score 0.9500" in out.getvalue().split("search")[-1]
 
 
 def test_a_study_found_finished_leaves_no_empty_bar():

@@ -127,6 +127,11 @@ class _Screen:
             self._said = done
             self.say(f"{self.name} {done}/{total}  {self.pace.words()}", *(line.plain for line in details()))
 
+    def note(self, *lines: Text) -> None:
+        """Say what a live display shows by itself."""
+        if self._live is None:
+            self.say(self.name, *(line.plain for line in lines))
+
     def say(self, *parts: str) -> None:
         """One line that scrolls away, above the live display if there is one."""
         coding = self.console.encoding
@@ -169,6 +174,8 @@ class SearchProgress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._study and self._study.checked:
+            self._screen.note(*self._after(self._study))
         self._screen.stop()
 
     def __call__(self, study: Study, trial: Trial) -> None:
@@ -196,12 +203,21 @@ class SearchProgress:
         costs = "  ".join(f"{m} {share(best.outcome.costs[m], study.dense.costs[m])}" for m in best.outcome.costs.known)
         found = f"best (trial {best.number}): score {best.outcome.score:.4f}  reward {best.outcome.reward:.4f}"
         lines.append(Text(f"{found}  {costs}"))
+        lines += self._after(study)
         if self._screen.console.options.ascii_only:
             return lines
         label = "keeps "
         keeps = [best.plan[site.key] for site in study.space.sites]
         bars = small_bars(keeps, self._screen.console.width - len(label))
         return [*lines, Text(label, style="dim").append(bars, style="green")]
+
+    def _after(self, study: Study) -> list[Text]:
+        """What goes on, or has come out, when all trials are done; a range of budgets has no plans to finish."""
+        if study.checked and study.best.outcome:
+            return [Text(f"best once finished (trial {study.best.number}): score {study.best.outcome.score:.4f}")]
+        if self._seen < self._screen.pace.total or study.space.budget.is_range:
+            return []
+        return [Text("finishing the best plans, to score them as they would be delivered", style="dim")]
 
 
 class FineTuneProgress:
