@@ -15,7 +15,7 @@ from secateur.errors import JobError
 from secateur.graph import ModelGraph
 from secateur.prune import Cutter, fold_norms
 from secateur.prune.order import keep, rank
-from secateur.run.study import FINALISTS
+from secateur.run.loop import FINALISTS
 from secateur.runtimes import ENGINES, engine
 
 pytest.importorskip("openvino")

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 import secateur as sc
 from secateur.run import Journal, RunFolder, folder, journal
-from secateur.run.study import FINALISTS
+from secateur.run.loop import FINALISTS
 
 TRIALS = 24
 BUDGET = sc.Budget(macs=0.6)
