@@ -150,6 +150,41 @@ def test_a_wrong_suffix_is_refused_before_the_search(job, capsys):
     assert not (job.parent / "run" / "searched").exists()
 
 
+def test_another_fine_tuning_of_the_same_plan_is_made_afresh(job, capsys):
+    assert main(["finetune", str(job)]) == 0
+    searched = job.parent / "run" / "searched"
+    journal, pruned = (searched / "journal.jsonl").read_bytes(), (searched / "pruned.safetensors").stat().st_mtime_ns
+    job.write_text(job.read_text().replace("epochs = 1", "epochs = 2\nrivals = true"))
+    assert main(["finetune", str(job)]) == 0
+    assert len(json.loads((searched / "history.json").read_text())) == 2
+    assert (searched / "journal.jsonl").read_bytes() == journal
+    assert (searched / "pruned.safetensors").stat().st_mtime_ns == pruned
+    trained = (searched / "finetune.pt").stat().st_mtime_ns
+    job.write_text(job.read_text().replace("rivals = true", "rivals = false"))
+    assert main(["finetune", str(job)]) == 0
+    assert (searched / "finetune.pt").stat().st_mtime_ns == trained, "who else is trained changes nothing here"
+
+
+def test_a_run_folder_finds_the_jobs_own_modules_from_anywhere(job, monkeypatch):
+    (job.parent / "network_of_a_user.py").write_text(
+        "from secateur import zoo\ndef make(width):\n    return zoo.build('resnet20', 10, 1, width=width)\n"
+    )
+    job.write_text(job.read_text().replace('name = "resnet20"', 'name = "network_of_a_user:make"'))
+    assert main(["search", str(job)]) == 0
+    code = "import sys; from secateur.cli import main; sys.exit(main(sys.argv[1:]))"
+    run = subprocess.run(
+        [sys.executable, "-c", code, "prune", str(job.parent / "run")], cwd="/", capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.parametrize("command", ["measure", "profile"])
+def test_no_threads_are_refused(command, job, capsys):
+    with pytest.raises(SystemExit):
+        main([command, str(job), "--threads", "0"])
+    assert "give 1 or more" in capsys.readouterr().err
+
+
 def test_an_unwritable_folder_is_named(job, capsys):
     (job.parent / "run").write_text("a file in its place")
     assert main(["search", str(job)]) == 2
@@ -189,6 +224,7 @@ def test_a_range_is_searched_once_and_cut_anywhere(job, capsys):
 
 def test_a_searcher_of_one_budget_refuses_a_range(job, capsys):
     text = job.read_text().replace("macs = 0.4", "macs = [0.3, 0.6]")
+    text = text.replace('rivals = ["uniform", "random"]', "rivals = []")
     job.write_text(text.replace('kind = "ddpg"\nwarmup = 4\nhidden = 16', 'kind = "random"'))
     assert main(["search", str(job)]) == 2
     assert "Random serves one budget only" in capsys.readouterr().err

@@ -402,6 +402,8 @@ def test_image_folder_refusals(tmp_path: Path) -> None:
     write_images(tmp_path / "test" / "bee", 2, 0)
     with pytest.raises(DataError, match="bee: no such class in the training folder"):
         load_dataset(tmp_path, image_size=8)
+    with pytest.raises(DataError, match=r"2 images at image_size 2000000 take .* GB of memory, this machine has"):
+        load_dataset(tmp_path / "train", image_size=2_000_000)
     write_images(tmp_path / "train" / "bee", 0, 0)
     with pytest.raises(DataError, match="bee: no images"):
         load_dataset(tmp_path, image_size=8)

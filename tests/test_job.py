@@ -4,10 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
+from networks import build
 
 import secateur as sc
 from secateur.claim import describe
-from secateur.job import materials, parse_job, read_job
+from secateur.job import FOR_RANGES, SEARCHERS, parse_job, read_job
+from secateur.materials import materials
+from secateur.search import RULES, Conditioned, SearchSpace
 
 GOOD = """
 trials = 5
@@ -78,13 +81,35 @@ def test_materials_are_what_the_words_say(tmp_path):
         ("[model]", "[modell]", "modell"),
         ("epochs = 2", 'precision = "int8"', "float32"),
         ("lr = 1", "lr = inf", "finite"),
+        ("lr = 1", "lr = -0.1", "lr is above 0"),
+        ("lr = 1", "temperature = 0", "temperature and clip"),
+        ("lr = 1", "batch = 1", "2 or more"),
+        ("lr = 1", "seed = -1", "0 or more"),
+        ("seed = 3", "seed = -1", "0 or more"),
+        ('kind = "ddpg"', 'kind = ["ddpg"]', "is none of"),
+        ("[model]", 'searcher = "ddpg"\n[model]', "give a table"),
+        ("[model]", "modules = 3\n[model]", "a text"),
+        ("lr = 1", '[report]\nrivals = ["uniform", "uniform"]', "twice"),
+        ("macs = 0.5", 'macs = [0.3, 0.7]\n[report]\nrivals = ["random"]', "serves no range"),
+        ("lr = 1", '[reward]\nkind = "breaks_when_imported:reward"', "cannot be imported: RuntimeError: broken"),
         ("trials = 5", "trials = = 5", "TOML"),
     ],
 )
 def test_each_mistake_is_named(old, new, says, tmp_path):
-    assert old in GOOD
+    (tmp_path / "breaks_when_imported.py").write_text("raise RuntimeError('broken')\n")
+    text = GOOD.replace(old, new)
+    if new.startswith("searcher"):  # twice the same name is no TOML
+        text = text.replace('[searcher]\nkind = "ddpg"\nseed = 3\nwarmup = 2\n', "")
     with pytest.raises(sc.JobError, match=says):
-        read_job(write(tmp_path, GOOD.replace(old, new)))
+        read_job(write(tmp_path, text))
+    assert old in GOOD
+
+
+def test_who_serves_a_range_is_said_rightly():
+    space = SearchSpace(sc.inspect(*build("plain")), sc.Budget(macs=(0.3, 0.7)))
+    for name, kind in SEARCHERS.items():
+        if name not in RULES:
+            assert isinstance(kind().start(space), Conditioned) == (name in FOR_RANGES)
 
 
 def test_a_missing_file_and_a_wrong_factory_are_named(tmp_path):
@@ -120,3 +145,29 @@ def test_a_factory_beside_the_job_is_found_from_anywhere(tmp_path, monkeypatch):
         materials(read_job(write(tmp_path, text.replace("classes = 10", "classes = 9"))))
     with pytest.raises(sc.JobError, match="the network tells 1000 apart and has 0 of 32 right, no more than a guess"):
         materials(read_job(write(tmp_path, text.replace("classes = 10", "classes = 1000"))))
+
+
+def test_a_prior_and_modules_are_found_from_the_job_file(tmp_path):
+    text = GOOD.replace("warmup = 2", 'warmup = 2\nprior = "taught.safetensors"')
+    job = read_job(write(tmp_path, text))
+    assert job.searcher.prior == str(tmp_path / "taught.safetensors")
+    assert job.modules == str(tmp_path)
+
+
+def test_what_the_network_cannot_do_is_said_before_the_search(tmp_path):
+    (tmp_path / "odd_networks.py").write_text(
+        "from torch import nn\n"
+        "def narrow():\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(63, 10))\n"
+        "def broken():\n"
+        "    raise KeyError('weights')\n"
+    )
+    text = GOOD.replace("options = { width = 4 }", "")
+    for name, says in (
+        ("narrow", r"does not run on the images of \[data\] digits, \[1, 8, 8\]"),
+        ("broken", "KeyError"),
+    ):
+        with pytest.raises(sc.JobError, match=says):
+            materials(read_job(write(tmp_path, text.replace('"resnet20"', f'"odd_networks:{name}"'))))
+    with pytest.raises(sc.JobError, match="no module 'layer9'"):
+        materials(read_job(write(tmp_path, GOOD.replace("lr = 1", 'features = ["layer9"]'))))

@@ -115,6 +115,14 @@ def test_over_a_range_of_budgets_a_plan_races_against_the_front_at_its_own_cost(
     assert better, "what a cheaper plan scores would have stopped none of these"
 
 
+def test_a_reward_that_weighs_cost_is_not_raced() -> None:
+    """A cheaper plan may score less and be paid more: examples on which it is behind say nothing."""
+    rewards = (sc.AccuracyGuaranteed("params"), lambda score, costs, dense: score - costs.macs / dense.costs.macs)
+    for reward in rewards:
+        study = search(Counted(), macs=(0.2, 0.9), searcher=sc.Bayesian(), race=True, reward=reward)
+        assert all(trial.outcome.complete for trial in study.trials)
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_raced_study_is_the_same_again_and_resumes(workers, tmp_path):
     first = search(Counted(), tmp_path / "a", race=True, workers=workers)

@@ -406,6 +406,17 @@ def test_failures_are_counted_and_the_first_is_explained():
     assert "best" not in out.getvalue()
 
 
+def test_a_trial_that_was_stopped_is_no_best():
+    console, out = quiet()
+    study = a_study()
+    stopped = trial(1, reward=-0.1)
+    stopped = replace(stopped, outcome=replace(stopped.outcome, complete=False))
+    with SearchProgress(2, console=console) as progress:
+        for each in (trial(0, reward=-0.3), stopped):
+            finish(study, progress, each)
+    assert "best (trial 0)" in out.getvalue().splitlines()[-1]
+
+
 def test_a_resumed_search_goes_on_counting():
     console, out = quiet()
     study = a_study()

@@ -99,7 +99,8 @@ def search(  # noqa: PLR0913  # each is a thing the caller has, and all but four
     evaluators = _evaluators(pruner, space, evaluate, as_inputs(example_input), settings, dense)
     workers = InProcess(evaluators[0]) if settings.workers == 1 else Threads(evaluators)
     proposer = strategy.start(space)
-    loop = Loop(Study(space, dense), proposer, workers, strategy.seed, settings.ahead, settings.race, home)
+    race = settings.race and settings.reward is resource_constrained  # it compares scores, whatever is paid for them
+    loop = Loop(Study(space, dense), proposer, workers, strategy.seed, settings.ahead, race, home)
     if not budget.is_range:
         loop.check = Evaluator(pruner.final, space, evaluate, settings.reward, dense=dense)
     if on_trial:

@@ -11,7 +11,7 @@ from secateur.errors import CheckpointError, JobError, StudyError
 from secateur.job import SEARCHERS, Job, parse_job
 from secateur.run import write_atomically
 
-MAY_CHANGE = {"trials", "seconds", "threads", "report", "finetune", "folder"}
+MAY_CHANGE = {"trials", "seconds", "threads", "report", "finetune", "folder", "modules"}
 """Keys of a job that a run folder does not hold fast."""
 
 

@@ -73,19 +73,27 @@ def _parser() -> argparse.ArgumentParser:
     ship.add_argument("-o", "--output", type=Path, metavar="FILE", help="by default small.SUFFIX in the run folder")
     timed = command("measure", _measure, "latency and size, dense and pruned, on every installed runtime", either)
     timed.add_argument("--runtime", action="append", metavar="NAME", help="only this one (may be repeated)")
-    timed.add_argument("--threads", type=int, default=1)
+    timed.add_argument("--threads", type=count, default=1)
     timed.add_argument("--meter", metavar="NAME", help="measure energy too: rapl, nvml")
     device = command("profile", _profile, "measure a table of a network's layers, here or for elsewhere", "JOB.toml")
     device.add_argument(
         "--runtime", required=True, metavar="NAME", help="torch, onnxruntime, openvino, executorch, ncnn, litert"
     )
-    device.add_argument("--threads", type=int, default=1)
+    device.add_argument("--threads", type=count, default=1)
     device.add_argument("--meter", metavar="NAME", help="a table of energy instead of latency: rapl, nvml")
     to = device.add_mutually_exclusive_group(required=True)
     to.add_argument("-o", "--output", type=Path, metavar="TABLE.json", help="measure on this machine")
     to.add_argument("--bundle", type=Path, metavar="FOLDER", help="write what another device needs to measure its own")
     command("report", _report, "measure every row and write report.html", either)
     return parser
+
+
+def count(text: str) -> int:
+    """What an option that counts something was given."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number}: give 1 or more")
+    return number
 
 
 def _job(place: Path) -> Job:
@@ -118,9 +126,10 @@ def _inspect(options: argparse.Namespace) -> None:
 
 def _search(options: argparse.Namespace) -> None:
     run = _run(options)
-    best = run.study().best
+    study = run.study()
+    best = study.best
     assert best.outcome is not None
-    print(f"best of {run.job.trials} trials: score {best.outcome.score:.4f}, plan in {run.write_plan()}")
+    print(f"best of {len(study.trials)} trials: score {best.outcome.score:.4f}, plan in {run.write_plan()}")
 
 
 def _prune(options: argparse.Namespace) -> None:
@@ -161,11 +170,12 @@ def _measure(options: argparse.Namespace) -> None:
 
     if options.meter:
         meter_called(options.meter)
-    for name in options.runtime or ():
+    only = [*dict.fromkeys(options.runtime or ())] or None
+    for name in only or ():
         if name != "torch":
             runtime_called(name).require()
     run = _run(options)
-    Console().print(runtimes_table(run.measure(options.runtime, options.threads, options.meter), options.threads))
+    Console().print(runtimes_table(run.measure(only, options.threads, options.meter), options.threads))
 
 
 def _profile(options: argparse.Namespace) -> None:
@@ -187,9 +197,10 @@ def _finish(run: Run) -> None:
     from rich.console import Console
 
     from secateur.report import table
+    from secateur.reporting import report
 
     run.small()
-    Console().print(table(run.report()))
+    Console().print(table(report(run)))
     print(f"network: {run.folder / 'small.safetensors'}\nreport:  {run.folder / 'report.html'}")
 
 

@@ -1,4 +1,4 @@
-"""One run: search -> prune -> fine-tune -> save -> report, in one folder. Every step is kept, and taken up again.
+"""One run: search -> prune -> fine-tune -> save, in one folder. Every step is kept, and taken up again.
 
 A budget too far for one step is reached in stages, each a run of its own that begins where the one before has ended.
 """
@@ -6,9 +6,7 @@ A budget too far for one step is reached in stages, each a run of its own that b
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import json
-import platform
 from collections.abc import Callable
 from functools import cached_property, partial
 from pathlib import Path
@@ -16,19 +14,19 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from secateur.api import block_sparse, export, inspect, measure, meet, search
+from secateur.api import export, inspect, measure, meet, search
 from secateur.claim import claim
 from secateur.data import TrainBatches
 from secateur.finish import finetune, load, save
-from secateur.graph import ModelGraph, count_costs
-from secateur.job import SEARCHERS, Job, Materials, ReportJob, materials
+from secateur.graph import ModelGraph
+from secateur.job import SEARCHERS, FineTuneJob, Job, ReportJob
+from secateur.materials import Materials, materials
 from secateur.plan import Budget, Plan
 from secateur.prune import Calibration, Pruner
-from secateur.report import FineTuneProgress, Report, Row, SearchProgress, write
+from secateur.report import FineTuneProgress, SearchProgress
 from secateur.run import Study, accuracy, agreement, score_of, write_atomically
-from secateur.runtimes import Measured, latencies_ms
+from secateur.runtimes import Measured
 from secateur.search import RULES, AccuracyGuaranteed, SearchSpace, apply_rule
-from secateur.threads import torch_threads
 
 COMPARED = 16
 """Test images on which an exported file is compared with PyTorch."""
@@ -56,14 +54,15 @@ class Run:
         return materials(self.job)
 
     @cached_property
-    def _graph(self) -> ModelGraph:
+    def graph(self) -> ModelGraph:
+        """What the dense network is."""
         return inspect(self.materials.model, self.materials.example)
 
     @cached_property
-    def _dense(self) -> SearchSpace:
+    def whole(self) -> SearchSpace:
         """What could be cut of the dense network, whose costs budgets are fractions of."""
         whole = Budget.of(self.job.budget.metric, 1.0)
-        return SearchSpace(self._graph, whole, self.job.space, self.job.settings.prices)
+        return SearchSpace(self.graph, whole, self.job.space, self.job.settings.prices)
 
     @cached_property
     def before(self) -> Run | None:
@@ -74,13 +73,13 @@ class Run:
         job, folder = self.job, self.folder / STAGE
         if self._begun and not folder.exists():
             return None
-        share = job.budget.limit(self._dense.dense) / self._dense.cost.dense
+        share = job.budget.limit(self.whole.dense) / self.whole.cost.dense
         steps = job.steps(share)
         if steps == 1:
             return None
         # Refused now, not after the steps before, where not even the last could reach it.
         least = dataclasses.replace(job.space, min_keep=job.space.min_keep**steps, step=1)
-        SearchSpace(self._graph, job.budget, least, job.settings.prices)
+        SearchSpace(self.graph, job.budget, least, job.settings.prices)
         budget = Budget.of(job.budget.metric, share ** (1 - 1 / steps))
         stage = dataclasses.replace(job, budget=budget, folder=str(folder), report=ReportJob(()))
         found = Run(stage, self.command, f"stage {steps - 1}")
@@ -119,10 +118,10 @@ class Run:
     @cached_property
     def space(self) -> SearchSpace:
         """What the search may choose."""
-        budget, graph = self.job.budget, self._graph
+        budget, graph = self.job.budget, self.graph
         if self.before is not None:
             graph = inspect(self.start, self.materials.example)
-            budget = Budget.of(budget.metric, budget.limit(self._dense.dense), absolute=True)
+            budget = Budget.of(budget.metric, budget.limit(self.whole.dense), absolute=True)
         return SearchSpace(graph, budget, self.job.space, self.job.settings.prices)
 
     @cached_property
@@ -203,8 +202,7 @@ class Run:
         if network.exists() and note.exists() and note.read_bytes() == raw:
             return load(network, self.materials.fresh()).eval()
         note.unlink(missing_ok=True)  # written last: it says that the network beside it is this plan's
-        for late in ("finetune.pt", "small.safetensors", "history.json"):
-            (home / late).unlink(missing_ok=True)
+        self._forget_training(home)
         small = self.pruner.final(self.space.counts(plan))
         save(small, network)
         write_atomically(note, raw)
@@ -213,13 +211,14 @@ class Run:
     def small(self, name: str = SEARCHED) -> nn.Module:
         """The fine-tuned network, kept in small.safetensors; the run's own is also at the top of the folder."""
         small, home = self.pruned(name), self.folder / name
-        done = len(self._history(name)) == self.job.finetune.epochs  # then there is nothing to show
+        settings = self._tuning(home)
+        done = len(self.history(name)) == self.job.finetune.epochs  # then there is nothing to show
         with FineTuneProgress(self.job.finetune.epochs, f"fine-tuning {self._called(name)}") as progress:
             history = finetune(
                 small,
                 self.materials.train,
                 teacher=self.materials.model,
-                settings=self.job.finetune,
+                settings=settings,
                 evaluate=accuracy(*self.materials.reward),
                 checkpoint=home / "finetune.pt",
                 on_epoch=None if done else progress,
@@ -230,6 +229,19 @@ class Run:
         rows = [dataclasses.asdict(epoch) for epoch in history]
         write_atomically(home / "history.json", json.dumps(rows).encode())
         return small.eval()
+
+    def _tuning(self, home: Path) -> FineTuneJob:
+        """How a row is fine-tuned, written down beside it: once it is to be trained otherwise, it is trained afresh."""
+        settings = dataclasses.replace(self.job.finetune, rivals=False)  # who else is trained changes nothing here
+        note, raw = home / "finetune.json", json.dumps(dataclasses.asdict(settings), indent=2).encode() + b"\n"
+        if note.exists() and note.read_bytes() != raw:
+            self._forget_training(home)
+        write_atomically(note, raw)
+        return settings
+
+    def _forget_training(self, home: Path) -> None:
+        for late in ("finetune.pt", "small.safetensors", "history.json"):
+            (home / late).unlink(missing_ok=True)
 
     @property
     def delivered(self) -> nn.Module:
@@ -250,83 +262,8 @@ class Run:
         networks = {"dense": self.materials.model, "pruned": self.delivered}
         return measure(networks, self.materials.example, runtime=runtimes, threads=threads, meter=meter)
 
-    def report(self) -> Report:
-        """Run the rivals, measure every row, and write report.json and report.html."""
-        names = [*self.job.report.rivals, SEARCHED]
-        tuned = names if self.job.finetune.rivals else [SEARCHED]
-        before = {name: self.pruned(name) for name in names}
-        after = {name: self.small(name) for name in names if name in tuned and self.job.finetune.epochs}
-        example = self.materials.example
-        with torch_threads(1):  # as they are timed
-            networks = {name: block_sparse(network, example) for name, network in before.items()}
-        latencies = latencies_ms({"dense": self.materials.model, **networks}, example)
-        save(self.materials.model, self.folder / "dense.safetensors")
-        rows = [self._row("dense", self.materials.model, None, latencies)]
-        rows += [self._row(name, before[name], after.get(name), latencies) for name in names]
-        made = self._report(tuple(rows), names)
-        made.save(self.folder / "report.json")
-        write(made, self.folder)
-        return made
-
-    def _row(self, name: str, before: nn.Module, after: nn.Module | None, latencies: dict[str, float]) -> Row:
-        dense = name == "dense"
-        file = self.folder / "dense.safetensors" if dense else self.folder / name / "pruned.safetensors"
-        return Row(
-            name=name,
-            plan={} if dense else self._kept(name),
-            score=score_of(accuracy(*self.materials.reward), before),
-            before=self.test(before),
-            after=None if after is None else self.test(after),
-            costs=count_costs(before, self.materials.example),
-            file_bytes=file.stat().st_size,
-            latency_ms=latencies[name],
-        )
-
-    def _kept(self, name: str) -> dict[str, float]:
-        """What a plan keeps at each site, of the dense network."""
-        whole = {site.key: site.width for site in self._dense.sites}
-        counts = self.space.counts(self.plan(name))
-        return {site.key: counts[site.key] / whole.get(site.key, site.width) for site in self.space.sites}
-
-    def _report(self, rows: tuple[Row, ...], names: list[str]) -> Report:
-        space, counts = self.space, self.space.counts(self.plan())
-        whole = {layer.name: layer.macs for layer in self._dense.graph.layers}
-        layers = []
-        for layer in space.graph.layers:
-            left = layer.weights(layer.inputs.size(counts), layer.outputs.size(counts)) * layer.density(counts)
-            layers.append((layer.name, whole[layer.name], round(layer.positions * left)))
-        alone = [(group.key, space.settings.left_alone(group)) for group in space.graph.groups]
-        return Report(
-            title=f"{self.job.model.name} on {self.materials.dataset.name}",
-            budget=str(self.job.budget),
-            made=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            machine=f"{platform.machine()} {platform.system()}, torch {torch.__version__}",
-            command=self.command,
-            rows=rows,
-            rewards={name: self._rewards(name) for name in names if name not in RULES},
-            sites=tuple(site.key for site in space.sites),
-            layers=tuple(layers),
-            left_alone=tuple((key, reason) for key, reason in alone if reason),
-            front=self._front(),
-            terms=self._terms(),
-            history={name: self._history(name) for name in names if self._history(name)},
-        )
-
-    def _front(self) -> tuple[tuple[float, float], ...]:
-        if not self.job.budget.is_range:
-            return ()
-        metric, dense = self.job.budget.metric, self.space.dense
-        outcomes = [trial.outcome for trial in self.study().front if trial.outcome]
-        return tuple((outcome.costs[metric] / dense[metric], outcome.score) for outcome in outcomes)
-
-    def _terms(self) -> tuple[dict[str, float], ...]:
-        terms = tuple(trial.outcome.terms if trial.outcome else {} for trial in self.study().trials)
-        return terms if any(terms) else ()
-
-    def _rewards(self, name: str) -> list[float | None]:
-        return [trial.outcome.reward if trial.outcome else None for trial in self.study(name).trials]
-
-    def _history(self, name: str) -> list[tuple[float, float | None]]:
+    def history(self, name: str) -> list[tuple[float, float | None]]:
+        """Loss and score of each epoch that a row was fine-tuned for."""
         place = self.folder / name / "history.json"
         if not place.exists():
             return []

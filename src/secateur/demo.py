@@ -9,7 +9,8 @@ import torch
 
 from secateur.compress import Run
 from secateur.finish import finetune, save
-from secateur.job import DataJob, FineTuneJob, Job, ModelJob, ReportJob, materials
+from secateur.job import DataJob, FineTuneJob, Job, ModelJob, ReportJob
+from secateur.materials import materials
 from secateur.plan import Budget
 from secateur.prune import PruneSettings
 from secateur.report import FineTuneProgress

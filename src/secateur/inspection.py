@@ -7,7 +7,8 @@ from rich.table import Table
 
 from secateur.api import inspect
 from secateur.graph import ModelGraph
-from secateur.job import Job, materials
+from secateur.job import Job
+from secateur.materials import materials
 from secateur.plan import Budget
 from secateur.search import SearchSpace
 

@@ -7,26 +7,21 @@ import importlib
 import math
 import sys
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-from torch import Tensor, nn
-
-from secateur import zoo
 from secateur.cost import DEVICES, ENERGIES
-from secateur.data import Dataset, TrainBatches, load_dataset, split
 from secateur.errors import JobError, SecateurError
-from secateur.finish import FineTune, trained
+from secateur.finish import FineTune
 from secateur.plan import Budget
 from secateur.prune import PruneSettings
 from secateur.schema import Malformed, decode
 from secateur.search import (
     CMAES,
     DDPG,
+    RULES,
     TPE,
     AccuracyGuaranteed,
     Bayesian,
@@ -56,6 +51,8 @@ SEARCHERS: dict[str, type[Any]] = {
     "shallow": Shallow,
     "deep": Deep,
 }
+FOR_RANGES = ("ddpg", "bayesian", "knapsack", *RULES)
+"""Those that have an answer for every budget of a range; a rule's is its plan at the most that the range allows."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +93,13 @@ class FineTuneJob(FineTune):
     rivals: bool = False
     """Whether the rivals are fine-tuned too, for the table's last column."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.batch < 2 or self.crop_pad < 0:
+            raise JobError(
+                f"[finetune] batch = {self.batch}, crop_pad = {self.crop_pad}: a batch is 2 or more, crop_pad 0 or more"
+            )
+
 
 @dataclass(frozen=True)
 class ReportJob:
@@ -118,7 +122,9 @@ class Job:
     seconds: float | None = None
     """Start no more trials of a search after so many seconds."""
     folder: str = ""
-    """The run folder; by default runs/<name of the job file>."""
+    """The run folder, from where the command is run; by default runs/<name of the job file>."""
+    modules: str = ""
+    """The folder of modules that the job names and Python does not find by itself; by default the job file's."""
     workers: int = 1
     score: Literal["agreement", "accuracy"] = "agreement"
     """What plans are scored by on the reward images: agreement with the dense network's answers, which needs no
@@ -145,11 +151,11 @@ class Job:
     report: ReportJob = field(default_factory=ReportJob)
 
     def __post_init__(self) -> None:
-        unknown = [name for name in self.report.rivals if name not in SEARCHERS]
-        if unknown:
-            raise JobError(f"[report] rivals: {unknown[0]!r} is none of {', '.join(SEARCHERS)}")
+        self._check_rivals()
         if self.trials < 1 or self.workers < 1 or (self.threads is not None and self.threads < 1):
             raise JobError("trials, workers and threads are 1 or more")
+        if min(self.data.seed, self.searcher.seed, self.finetune.seed) < 0:
+            raise JobError("seed: give 0 or more, in [data], [searcher] and [finetune]")
         if not 0 < self.stage < 1:
             raise JobError(f"stage = {self.stage}: give a share of the dense network between 0 and 1")
         if self.measured and (self.budget.metric != "latency_ms" or self.latency in (None, *DEVICES)):
@@ -160,6 +166,17 @@ class Job:
                 f"[reward] kind = {self.reward['kind']!r} weighs cost itself: give a range to choose from, such as "
                 "[budget] macs = [0.2, 1.0]"
             )
+
+    def _check_rivals(self) -> None:
+        """Refuse now what would be known when the search is over, and the rivals begin."""
+        rivals = self.report.rivals
+        for name in rivals:
+            if name not in SEARCHERS:
+                raise JobError(f"[report] rivals: {name!r} is none of {', '.join(SEARCHERS)}")
+            if rivals.count(name) > 1:
+                raise JobError(f"[report] rivals: {name!r} is there twice")
+            if self.budget.is_range and name not in FOR_RANGES:
+                raise JobError(f"[report] rivals: {name!r} serves no range of budgets, as {', '.join(FOR_RANGES)} do")
 
     def steps(self, share: float) -> int:
         """In how many stages this share of the dense network is reached.
@@ -216,15 +233,13 @@ def imported(module: str, name: str, where: str) -> Any:
         sys.path.insert(0, "")
     try:
         return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise JobError(f"{where} cannot be imported: {error}") from error
+    except Exception as error:  # a module that is not ours may raise anything
+        raise JobError(f"{where} cannot be imported: {type(error).__name__}: {error}") from error
 
 
 def read_job(path: str | Path) -> Job:
-    """Read and check a job file; paths in it are relative to it. Raises JobError with the key at fault."""
+    """Read and check a job file; what it reads is relative to it. Raises JobError with the key at fault."""
     place = Path(path)
-    if (beside := str(place.parent.resolve())) not in sys.path:
-        sys.path.append(beside)  # for modules that the job names
     try:
         raw = tomllib.loads(place.read_text())
     except OSError as error:
@@ -237,115 +252,40 @@ def read_job(path: str | Path) -> Job:
 def parse_job(raw: Mapping[str, Any], place: Path) -> Job:
     """A job from parsed TOML; `place` names it in errors, and anchors its paths."""
     tables = dict(raw)
-    searcher = tables.get("searcher", {})
     try:
-        if isinstance(searcher, dict):
-            name = searcher.get("kind", "bayesian")
-            if name not in SEARCHERS:
-                raise JobError(f"[searcher] kind = {name!r} is none of {', '.join(SEARCHERS)}")
-            rest = {key: value for key, value in searcher.items() if key != "kind"}
-            tables["searcher"] = decode(SEARCHERS[name], rest, "searcher")
+        tables["searcher"] = _searcher(tables.get("searcher", {}))
+        tables["modules"] = _anchored(decode(str, tables.get("modules", "."), "job.modules"), place)
+        if tables["modules"] not in sys.path:
+            sys.path.append(tables["modules"])  # before the job is made: its reward may lie there
         job: Job = decode(Job, tables, "job")
     except (Malformed, SecateurError) as error:
         raise JobError(f"{place}: {error}") from error
-    folder = job.folder or str(Path("runs") / place.stem)
-    weights = job.model.weights and _anchored(job.model.weights, place)
-    latency = job.latency if job.latency in (None, *DEVICES) else _anchored(job.latency, place)
-    energy = job.energy if job.energy in (None, *ENERGIES) else _anchored(job.energy, place)
-    source = job.data.source if job.data.source == "digits" else _anchored(job.data.source, place)
+    searcher = job.searcher
+    if prior := getattr(searcher, "prior", None):
+        searcher = dataclasses.replace(searcher, prior=_anchored(prior, place))  # type: ignore[type-var]
+    weights, data = job.model.weights, job.data
     return dataclasses.replace(
         job,
-        folder=folder,
-        latency=latency,
-        energy=energy,
-        model=dataclasses.replace(job.model, weights=weights),
-        data=dataclasses.replace(job.data, source=source),
+        folder=job.folder or str(Path("runs") / place.stem),
+        latency=job.latency if job.latency in (None, *DEVICES) else _anchored(job.latency, place),
+        energy=job.energy if job.energy in (None, *ENERGIES) else _anchored(job.energy, place),
+        model=dataclasses.replace(job.model, weights=weights and _anchored(weights, place)),
+        data=data if data.source == "digits" else dataclasses.replace(data, source=_anchored(data.source, place)),
+        searcher=searcher,
     )
+
+
+def _searcher(raw: Any) -> Strategy:
+    """The settings that a [searcher] table stands for. Raises JobError or Malformed."""
+    if not isinstance(raw, Mapping):
+        raise JobError(f'searcher = {raw!r}: give a table, [searcher] with kind = "bayesian"')
+    options = dict(raw)
+    kind = options.pop("kind", "bayesian")
+    if not isinstance(kind, str) or kind not in SEARCHERS:
+        raise JobError(f"[searcher] kind = {kind!r} is none of {', '.join(SEARCHERS)}")
+    strategy: Strategy = decode(SEARCHERS[kind], options, "searcher")
+    return strategy
 
 
 def _anchored(path: str | None, place: Path) -> str:
     return str((place.parent / Path(path or "").expanduser()).resolve())
-
-
-LOOKED_AT = 32
-"""Images that tell whether labels are the network's."""
-
-
-@dataclass(frozen=True, eq=False)
-class Materials:
-    """What a job's words stand for: the dense network, and tensors of each part of the data."""
-
-    model: nn.Module
-    fresh: Callable[[], nn.Module]
-    example: Tensor
-    dataset: Dataset
-    reward: tuple[Tensor, Tensor]
-    calibration: Tensor
-    train: TrainBatches
-    test: tuple[Tensor, Tensor]
-
-
-def materials(job: Job) -> Materials:
-    """Load the network and the data. Raises JobError, CheckpointError or DataError."""
-    data = job.data
-    dataset = load_dataset(data.source, mean=data.mean, std=data.std, image_size=data.image_size)
-    parts = split(dataset, data.reward, data.calibration, data.seed)
-    fresh = partial(_network, job.model, dataset)
-    model = fresh() if job.model.weights is None else trained(job.model.weights, fresh())
-    labels = torch.from_numpy(dataset.train_labels)
-    tune = job.finetune
-    train = TrainBatches(
-        dataset.tensors(dataset.train_images[parts.train]),
-        labels[parts.train],
-        tune.batch,
-        tune.seed,
-        tune.crop_pad,
-        dataset.in_channels == 3 if tune.flip is None else tune.flip,
-    )
-    test = dataset.tensors(dataset.test_images)
-    reward = dataset.tensors(dataset.train_images[parts.reward]), labels[parts.reward]
-    _check_classes(model.eval(), reward[0][:LOOKED_AT], reward[1][:LOOKED_AT], dataset)
-    return Materials(
-        model=model,
-        fresh=fresh,
-        example=test[:1],
-        dataset=dataset,
-        reward=reward,
-        calibration=dataset.tensors(dataset.train_images[parts.calibration]),
-        train=train,
-        test=(test, torch.from_numpy(dataset.test_labels)),
-    )
-
-
-def _check_classes(model: nn.Module, images: Tensor, labels: Tensor, dataset: Dataset) -> None:
-    """Refuse labels that are not the network's, before anything is searched."""
-    with torch.no_grad():
-        answer = model(images)
-    if not isinstance(answer, Tensor) or answer.dim() != 2:
-        return
-    if answer.shape[1] < dataset.num_classes:
-        raise JobError(
-            f"[data] {dataset.name} has {dataset.num_classes} classes, but the network tells only {answer.shape[1]} "
-            "apart: give the data that it was trained on"
-        )
-    right = int((answer.argmax(1) == labels).sum())
-    if answer.shape[1] > dataset.num_classes and right * dataset.num_classes <= len(images):
-        raise JobError(
-            f"[data] {dataset.name} has {dataset.num_classes} classes, the network tells {answer.shape[1]} apart and "
-            f"has {right} of {len(images)} right, no more than a guess: its first outputs have to be these classes in "
-            "order (folders by name); give it a last layer of its own for them"
-        )
-
-
-def _network(job: ModelJob, dataset: Dataset) -> nn.Module:
-    module, colon, factory = job.name.partition(":")
-    try:
-        if not colon:
-            options = {"num_classes": dataset.num_classes, "in_channels": dataset.in_channels, **job.options}
-            return zoo.build(job.name, **options)
-        built = imported(module, factory, f"[model] name = {job.name!r}")(**job.options)
-    except (ValueError, TypeError, ImportError, AttributeError) as error:
-        raise JobError(f"[model] name = {job.name!r} cannot be built: {error}") from error
-    if not isinstance(built, nn.Module):
-        raise JobError(f"[model] {job.name} gave {type(built).__name__}, not an nn.Module")
-    return built

@@ -20,7 +20,8 @@ from secateur.api import inspect
 from secateur.bundle import Progress, Writer, bundle_of
 from secateur.errors import ExportError
 from secateur.graph import Example
-from secateur.job import Job, materials
+from secateur.job import Job
+from secateur.materials import materials
 from secateur.plan import Budget
 from secateur.run import write_atomically
 from secateur.runtimes import block_sparse, eager_session, meter_called, runtime_called

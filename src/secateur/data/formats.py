@@ -3,6 +3,8 @@
 A file that cannot be read is refused here; whether its arrays make a data set is seen in `dataset.py`.
 """
 
+import math
+import os
 import pickle
 import re
 import zipfile
@@ -191,6 +193,7 @@ def read_image_folder(root: Path, image_size: int | None) -> tuple[Arrays, int]:
         found, numbers = _class_files(root, classes)
         for part, chosen in zip(("train", "test"), _divide(numbers, max(1, len(found) // 5)), strict=True):
             files[part], labels[part] = [found[index] for index in chosen], numbers[chosen]
+    _check_memory(root, sum(map(len, files.values())), image_size)
     images = {f"{part}_images": _decode(files[part], image_size) for part in files}
     return images | {f"{part}_labels": labels[part] for part in files}, len(classes)
 
@@ -216,6 +219,24 @@ def _class_files(folder: Path, classes: Sequence[str]) -> tuple[list[Path], NDAr
         files += images
         labels += [classes.index(name)] * len(images)
     return files, np.array(labels, np.int64)
+
+
+def _check_memory(root: Path, count: int, size: int) -> None:
+    """Refuse what this machine cannot hold: pixels of one byte and, as tensors, of four more."""
+    need, have = count * size * size * 3 * (1 + 4), _memory()
+    if need > have:
+        raise DataError(
+            f"{root}: {count:,} images at image_size {size} take {need / 1e9:.0f} GB of memory, this machine has "
+            f"{have / 1e9:.0f}; give a folder with fewer of them"
+        )
+
+
+def _memory() -> float:
+    """Bytes of memory of this machine; infinite where it does not say."""
+    try:
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (AttributeError, ValueError, OSError):
+        return math.inf
 
 
 def _decode(files: Sequence[Path], size: int) -> NDArray[np.uint8]:

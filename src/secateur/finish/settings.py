@@ -46,6 +46,16 @@ class FineTune:
                 f"fine-tuning with epochs = {self.epochs}, distil = {self.distil}, precision = {self.precision!r}: "
                 f"epochs are 0 or more, distil lies in [0, 1], precision is one of {', '.join(get_args(Precision))}"
             )
+        if self.lr <= 0 or not 0 <= self.momentum < 1 or min(self.weight_decay, self.warmup_epochs) < 0:
+            raise SecateurError(
+                f"fine-tuning with lr = {self.lr}, momentum = {self.momentum}, weight_decay = {self.weight_decay}, "
+                f"warmup_epochs = {self.warmup_epochs}: lr is above 0, momentum in [0, 1), the others 0 or more"
+            )
+        if min(self.temperature, self.clip) <= 0 or not 0 <= self.label_smoothing < 1:
+            raise SecateurError(
+                f"fine-tuning with temperature = {self.temperature}, clip = {self.clip}, label_smoothing = "
+                f"{self.label_smoothing}: temperature and clip are above 0, label_smoothing lies in [0, 1)"
+            )
         if not 0 <= self.averaging < 1 or self.feature_weight < 0:
             raise SecateurError(
                 f"fine-tuning with averaging = {self.averaging}, feature_weight = {self.feature_weight}: averaging "

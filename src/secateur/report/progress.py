@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -166,6 +167,7 @@ class SearchProgress:
         self._seen = 0
         self._failures = 0
         self._best: Trial | None = None
+        self._best_reward = -math.inf
 
     def __enter__(self) -> Self:
         self._screen.start(self._details)
@@ -192,8 +194,8 @@ class SearchProgress:
             self._failures += 1
             if self._failures == 1:
                 self._screen.say(f"{self._screen.name}: trial {trial.number} failed: {trial.error}")
-        elif self._best is None or self._best.outcome is None or trial.outcome.reward > self._best.outcome.reward:
-            self._best = trial
+        elif trial.outcome.complete and trial.outcome.reward > self._best_reward:
+            self._best, self._best_reward = trial, trial.outcome.reward
 
     def _details(self) -> list[Text]:
         lines = [Text(f"{self._failures} failed", style="red")] if self._failures else []

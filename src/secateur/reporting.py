@@ -1,0 +1,108 @@
+"""What a run has to show for it: the rivals run at the same budget, every row measured, as one report."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+
+import torch
+from torch import nn
+
+from secateur.api import block_sparse
+from secateur.compress import SEARCHED, Run
+from secateur.finish import save
+from secateur.graph import count_costs
+from secateur.report import Report, Row, write
+from secateur.run import accuracy, score_of
+from secateur.runtimes import latencies_ms
+from secateur.search import RULES
+from secateur.threads import torch_threads
+
+
+def report(run: Run) -> Report:
+    """Run the rivals, measure every row, and write report.json and report.html into the run's folder."""
+    names = [*run.job.report.rivals, SEARCHED]
+    tuned = names if run.job.finetune.rivals else [SEARCHED]
+    before = {name: run.pruned(name) for name in names}
+    after = {name: run.small(name) for name in names if name in tuned and run.job.finetune.epochs}
+    dense, example = run.materials.model, run.materials.example
+    with torch_threads(1):  # as they are timed
+        networks = {name: block_sparse(network, example) for name, network in before.items()}
+    latencies = latencies_ms({"dense": dense, **networks}, example)
+    save(dense, run.folder / "dense.safetensors")
+    rows = [_row(run, "dense", dense, None, latencies)]
+    rows += [_row(run, name, before[name], after.get(name), latencies) for name in names]
+    made = Report(
+        title=f"{run.job.model.name} on {run.materials.dataset.name}",
+        budget=str(run.job.budget),
+        made=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        machine=f"{platform.machine()} {platform.system()}, torch {torch.__version__}",
+        command=run.command,
+        rows=tuple(rows),
+        rewards={name: _rewards(run, name) for name in names if name not in RULES},
+        sites=tuple(site.key for site in run.space.sites),
+        layers=_layers(run),
+        left_alone=_left_alone(run),
+        front=_front(run),
+        terms=_terms(run),
+        history={name: history for name in names if (history := run.history(name))},
+    )
+    made.save(run.folder / "report.json")
+    write(made, run.folder)
+    return made
+
+
+def _row(run: Run, name: str, before: nn.Module, after: nn.Module | None, latencies: dict[str, float]) -> Row:
+    dense = name == "dense"
+    file = run.folder / "dense.safetensors" if dense else run.place("pruned.safetensors", name)
+    return Row(
+        name=name,
+        plan={} if dense else _kept(run, name),
+        score=score_of(accuracy(*run.materials.reward), before),
+        before=run.test(before),
+        after=None if after is None else run.test(after),
+        costs=count_costs(before, run.materials.example),
+        file_bytes=file.stat().st_size,
+        latency_ms=latencies[name],
+    )
+
+
+def _kept(run: Run, name: str) -> dict[str, float]:
+    """What a plan keeps at each site, of the dense network."""
+    whole = {site.key: site.width for site in run.whole.sites}
+    counts = run.space.counts(run.plan(name))
+    return {site.key: counts[site.key] / whole.get(site.key, site.width) for site in run.space.sites}
+
+
+def _layers(run: Run) -> tuple[tuple[str, int, int], ...]:
+    """Each layer with its MACs in the dense network, and those that the run's plan leaves."""
+    counts = run.space.counts(run.plan())
+    whole = {layer.name: layer.macs for layer in run.whole.graph.layers}
+    layers = []
+    for layer in run.space.graph.layers:
+        left = layer.weights(layer.inputs.size(counts), layer.outputs.size(counts)) * layer.density(counts)
+        layers.append((layer.name, whole[layer.name], round(layer.positions * left)))
+    return tuple(layers)
+
+
+def _left_alone(run: Run) -> tuple[tuple[str, str], ...]:
+    """Groups that no plan cuts, with the reason."""
+    alone = ((group.key, run.space.settings.left_alone(group)) for group in run.space.graph.groups)
+    return tuple((key, reason) for key, reason in alone if reason)
+
+
+def _front(run: Run) -> tuple[tuple[float, float], ...]:
+    if not run.job.budget.is_range:
+        return ()
+    metric, dense = run.job.budget.metric, run.space.dense
+    outcomes = [trial.outcome for trial in run.study().front if trial.outcome]
+    return tuple((outcome.costs[metric] / dense[metric], outcome.score) for outcome in outcomes)
+
+
+def _terms(run: Run) -> tuple[dict[str, float], ...]:
+    terms = tuple(trial.outcome.terms if trial.outcome else {} for trial in run.study().trials)
+    return terms if any(terms) else ()
+
+
+def _rewards(run: Run, name: str) -> list[float | None]:
+    return [trial.outcome.reward if trial.outcome else None for trial in run.study(name).trials]
