@@ -3,7 +3,7 @@
 The reward is the paper's `-Error * log(#Param)`: the default searcher chooses the density of every layer, plans are
 scored by agreement on augmented training images, and the smallest network that loses little of it is delivered; then it
 is fine-tuned with the dense network as teacher. The test images are looked at before and after.
-Interrupted, it resumes. Takes an hour on one core; `--quick` (a minute, ResNet-20) only shows that it still works.
+Interrupted, it resumes. Takes an hour and a half on one core; `--quick` (a minute, ResNet-20) only shows that it still works.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from secateur.sparse import masked_layers
 RANGE = sc.Budget(params=(0.1, 0.5))
 SPACE = sc.SpaceSettings(sparsity={"*": "element"}, leave=("*",), min_keep=0.03)
 
-TUNING = sc.FineTune(epochs=3, lr=0.01, warmup_epochs=0.2, distil=0.9, precision="bfloat16")
+TUNING = sc.FineTune(epochs=8, lr=0.01, warmup_epochs=0.2, distil=0.9, precision="bfloat16")
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from secateur.cli import main
 from secateur.cost import NetworkCost
 from secateur.cost.table import shape_of
 from secateur.graph import count_costs
-from secateur.run import meet
+from secateur.run import aim, meet
 from secateur.runtimes import Measured
 
 HALF = sc.Budget(macs=0.5)
@@ -50,6 +50,19 @@ def test_a_budget_is_used_up_where_the_table_was_too_careful() -> None:
     met = meet(study, clock(study, 0.7, []), study.best.plan)
     assert met.measured > 0.45
     assert study.space.cost(study.space.counts(met.plan)) > study.space.limit
+
+
+@pytest.mark.parametrize("error", [0.8, 1.0, 1.2])
+def test_a_search_can_aim_at_what_is_measured(error: float) -> None:
+    study, seen = search(sc.Bayesian(), HALF), []
+    measured = clock(study, error, seen)
+    aimed = study.space.limited(aim(study.space, measured))
+    assert 1 <= len(seen) <= 3
+    assert aimed.budget == HALF
+    plan = sc.Knapsack().start(aimed).ask()
+    assert measured(plan) == pytest.approx(0.5, rel=0.03)
+    study.space = aimed
+    assert meet(study, measured, plan).measured <= 0.5, "the budget is still what was asked for"
 
 
 def test_a_budget_that_no_plan_meets_is_an_error_with_all_that_was_measured() -> None:
@@ -112,6 +125,7 @@ def test_a_job_is_delivered_within_its_measured_budget(
     (tmp_path / "table.json").write_text(json.dumps(table_by_macs(dense, torch.zeros(1, 1, 8, 8))))
     assert main(["prune", str(job)]) == 0
     met = json.loads((tmp_path / "run" / "searched" / "met.json").read_text())
+    assert len(met["tries"]) == 1, "the search has aimed at what is measured"
     small = sc.load(tmp_path / "run" / "searched" / "pruned.safetensors", zoo.build("plain20", 10, 1, width=8))
     image = torch.zeros(1, 1, 8, 8)
     share = 1.2 * count_costs(small, image).macs / count_costs(dense, image).macs

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -91,11 +92,15 @@ def search(  # noqa: PLR0913  # each is a thing the caller has, and all but four
     _check_reward(settings.reward, space)
     if budget.is_range and not isinstance(strategy.start(space), Conditioned):
         raise StudyError(f"{type(strategy).__name__} serves one budget only; for a range of them use Bayesian")
+    timed = _clock(space, model, example_input) if settings.measured else None
     home = RunFolder(folder, identity(model, space, strategy, settings)) if folder is not None else None
     dense = Outcome(score_of(evaluate, private_copy(model).requires_grad_(False)), space.dense, 0.0, 0.0)
     inputs = Calibration.gather(calibration, inputs=len(as_inputs(example_input)))
     pruner = Pruner(model, space.graph, inputs, settings.prune)
     space = space.informed(pruner.losses, weighed=settings.reward is not resource_constrained)
+    if timed is not None:
+        limit = partial(run.aim, space, timed)
+        space = space.limited(limit() if home is None else home.limit(limit))
     evaluators = _evaluators(pruner, space, evaluate, as_inputs(example_input), settings, dense)
     workers = InProcess(evaluators[0]) if settings.workers == 1 else Threads(evaluators)
     proposer = strategy.start(space)
@@ -196,22 +201,29 @@ def meet(
         BudgetError: the budget is in another metric, no runtime is known, or no plan tried meets it.
         ExportError: the network cannot be exported to the runtime, or it is not installed.
     """
-    space = study.space
+    measured = _clock(study.space, model, example_input, runtime, threads)
+    return run.meet(study, measured, plan or study.best.plan)
+
+
+def _clock(
+    space: SearchSpace, model: nn.Module, example: Example, runtime: str | None = None, threads: int | None = None
+) -> Callable[[Plan], float]:
+    """What plans take when they are measured here, over what the dense network takes. Raises BudgetError."""
     if space.budget.metric != "latency_ms":
         raise BudgetError(f"a budget of {space.budget} is not measured by a clock; only latency_ms is")
     table = space.prices["latency_ms"].model
     made_by = (table.runtime, table.threads) if isinstance(table, LayerTable) else (None, 1)
-    runtime, threads = runtime or made_by[0], threads or made_by[1]
-    if runtime is None:
+    where, threads = runtime or made_by[0], threads or made_by[1]
+    if where is None:
         raise BudgetError("the device of a profile is not here to be measured: name a runtime of this machine")
-    cutter, inputs = Cutter(model, space.graph), as_inputs(example_input)
+    cutter, inputs = Cutter(model, space.graph), as_inputs(example)
 
     def measured(plan: Plan) -> float:
         networks = {"dense": model, "cut": shaped(cutter, space.counts(plan))}
-        found = runtimes.measure(networks, inputs, [runtime], threads)
+        found = runtimes.measure(networks, inputs, [where], threads)
         return found[1].latency_ms / found[0].latency_ms
 
-    return run.meet(study, measured, plan or study.best.plan)
+    return measured
 
 
 def block_sparse(model: nn.Module, example_input: Example) -> nn.Module:

@@ -199,6 +199,7 @@ class Job:
             seconds=self.seconds,
             reward=reward_of(self.reward),
             latency=self.latency,
+            measured=self.measured,
             energy=self.energy,
             engine=self.engine,
         )

@@ -38,6 +38,9 @@ class SearchSettings:
     dense) -> float, dense being the dense network's outcome. Only the first makes sense with a single budget."""
     latency: str | None = None
     """What tells latency: a profile that comes with Secateur (pixel1), or a table's or profile's file."""
+    measured: bool = False
+    """Whether a latency budget is meant as measured here, on the runtime that the table is of: a few plans are timed
+    before the first trial, and the limit is set to what the budget comes to by the table (see also `meet`)."""
     energy: str | None = None
     """What tells energy: `estimate`, by operations and bytes moved, or the file of a table that a meter made."""
     engine: str = "torch"
@@ -49,6 +52,8 @@ class SearchSettings:
             raise StudyError(f"workers = {self.workers}: give 1 or more")
         if self.seconds is not None and not self.seconds > 0:
             raise StudyError(f"seconds = {self.seconds}: give more than 0")
+        if self.measured and self.latency is None:
+            raise StudyError("measured needs a table of this machine: name its file (latency = ...)")
         if self.engine not in ENGINES:
             raise StudyError(f"engine = {self.engine!r}: give one of {', '.join(ENGINES)}")
 
@@ -67,7 +72,8 @@ class SearchSettings:
 def identity(model: nn.Module, space: SearchSpace, searcher: Strategy, settings: SearchSettings) -> dict[str, Any]:
     """What makes a study this study: resuming it with anything else would mix two."""
     metric = space.budget.metric
-    return {
+    measured = {"measured": True} if settings.measured else {}
+    return measured | {
         "format": 2,
         "model": space.graph.fingerprint,
         "weights": _weights_digest(model),

@@ -39,13 +39,15 @@ class Effort:
     """Output positions that a layer is fitted on, for each of its input features."""
     fewest: int = 4096
     """The least of them for a layer."""
+    grouped: int = 4096
+    """The same for a depthwise layer, or another of many groups: each of them has few features."""
     ridge: float = 1e-3
     """Pull towards the weights as they are, as a fraction of the mean energy of a layer's inputs."""
     shrink: bool = True
     """Whether what features have in common by chance is left out; a hard pull needs no more of that."""
 
 
-QUICK = Effort(rows=2, fewest=1024, ridge=1.0, shrink=False)
+QUICK = Effort(rows=2, fewest=1024, grouped=256, ridge=1.0, shrink=False)
 """For a trial. So few rows alone would be overfitted; pulled so hard, they rank plans as the finished networks rank."""
 
 
@@ -60,7 +62,9 @@ class SequentialRefit:
         self.calibration = calibration.head(_affordable(graph))
         self.layers = [layer for layer in graph.layers if layer.once and layer.features <= LARGEST]
         self._positions = {
-            layer.name: sample_positions(layer, len(self.calibration), effort.rows, effort.fewest)
+            layer.name: sample_positions(
+                layer, len(self.calibration), effort.rows, effort.fewest if layer.groups == 1 else effort.grouped
+            )
             for layer in self.layers
         }
         self._joined = {layer.shortcut for layer in self.layers if layer.shortcut is not None}

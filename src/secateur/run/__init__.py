@@ -4,7 +4,7 @@ from secateur.run.evaluator import Evaluator
 from secateur.run.folder import RunFolder, write_atomically
 from secateur.run.journal import Journal
 from secateur.run.loop import Loop, OnTrial
-from secateur.run.meet import Met, meet
+from secateur.run.meet import Met, aim, meet
 from secateur.run.score import Evaluate, Staged, accuracy, agreement, score_of
 from secateur.run.study import Study
 from secateur.run.workers import InProcess, Threads, Workers
@@ -24,6 +24,7 @@ __all__ = [
     "Workers",
     "accuracy",
     "agreement",
+    "aim",
     "meet",
     "score_of",
     "write_atomically",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,16 @@ class RunFolder:
         if differing:
             what = "; ".join(f"{key} was {found.get(key)}, is {header.get(key)}" for key in differing)
             raise StudyError(f"{self.path} holds another study ({what}); use a new folder, or the settings it has")
+
+    def limit(self, found: Callable[[], float]) -> float:
+        """The limit that was found by measuring when the study began; `found()` where it begins now."""
+        place = self.path / "limit.json"
+        if not place.exists():
+            write_atomically(place, json.dumps({"limit": found()}).encode() + b"\n")
+        try:
+            return float(json.loads(place.read_text())["limit"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise StudyError(f"{place} is damaged ({error}); restore it, or use a new folder") from error
 
     def save_searcher(self, state: State, told: int, asked: Sequence[Plan] = ()) -> None:
         """Write a snapshot that stands for the first `told` trials; `asked` are the plans that it knows beyond."""

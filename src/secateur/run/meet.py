@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from secateur.errors import BudgetError
 from secateur.plan import Plan
 from secateur.run.study import Study
+from secateur.search import Conditioned, Knapsack, SearchSpace
 
+AIMS = 3
+"""Plans that are measured before a search, at most."""
 TRIES = 6
 SLACK = 0.03
 """A plan that leaves more of the budget than this fraction unused is not the last to be tried."""
@@ -26,6 +29,25 @@ class Met:
     """What was predicted and measured for every plan tried, as such fractions."""
 
 
+def aim(space: SearchSpace, measured: Callable[[Plan], float]) -> float:
+    """What the limit has to be, in the metric's own unit, for plans to meet the budget when they are measured.
+
+    Found before anything is searched, by plans that the loss curves alone propose: so all trials are spent on plans of
+    the right cost. `measured(plan)` tells a plan's cost over the dense network's.
+    """
+    proposer = Knapsack(learn=False).start(space)
+    assert isinstance(proposer, Conditioned)
+    dense, wanted = space.cost.dense, space.limit / space.cost.dense
+    least, limit = space.cost({site.key: site.least for site in space.sites}), space.limit
+    for _ in range(AIMS):
+        plan = proposer.propose(limit)
+        off = measured(plan) / (space.cost(space.counts(plan)) / dense)
+        before, limit = limit, min(max(dense * wanted / off, least), dense)
+        if abs(limit / before - 1) <= MARGIN:
+            break
+    return limit
+
+
 def meet(study: Study, measured: Callable[[Plan], float], plan: Plan) -> Met:
     """The best plan of a study that meets its budget when `measured(plan)` tells its cost over the dense network's.
 
@@ -34,7 +56,7 @@ def meet(study: Study, measured: Callable[[Plan], float], plan: Plan) -> Met:
     believes best under it: nothing is evaluated again. Raises BudgetError where no plan tried meets the budget.
     """
     space, met = study.space, None
-    dense, wanted = space.cost.dense, space.limit / space.cost.dense
+    dense, wanted = space.cost.dense, space.budget.limits(space.dense)[1] / space.cost.dense
     least = space.cost({site.key: site.least for site in space.sites})
     tries: list[tuple[float, float]] = []
     for _ in range(TRIES):

@@ -157,6 +157,12 @@ class SearchSpace:
         twin.losses, twin.weighed = losses, weighed and self.budget.is_range
         return twin
 
+    def limited(self, limit: float) -> SearchSpace:
+        """The same with another limit, in the metric's own unit."""
+        twin = copy.copy(self)
+        twin.limit, twin.lowest = limit, min(limit, self.lowest) if self.budget.is_range else limit
+        return twin
+
     def _price(self, metric: str) -> NetworkCost:
         if (model := model_for(metric)) is not None:
             return NetworkCost(self.graph, model)

@@ -41,19 +41,17 @@ def median_ms(
     inputs: Sequence[Any],
     rounds: int = 50,
     least_ms: float = 0.0,
-    untimed: int = 0,
 ) -> dict[str, float]:
     """Median milliseconds of one pass of each session.
 
     The sessions take turns, so that a busy moment of the machine falls on all of them: compare the figures with each
     other, not with another run's. Goes on for `rounds`, and until `least_ms` have been spent on each. Before every
-    timed pass there may be `untimed` ones: where many sessions take turns, each finds the caches full of others.
+    timed pass there is an untimed one: who takes turns finds the caches full of others, who runs alone does not.
     """
     times: dict[str, list[float]] = {name: [] for name in sessions}
     for number in range(WARM_UP + 100 * rounds):
         for name, session in sessions.items():
-            for _ in range(untimed):
-                session(inputs)
+            session(inputs)
             started = time.perf_counter()
             session(inputs)
             if number >= WARM_UP:
