@@ -33,7 +33,7 @@ NETWORKS = ("resnet56", "mobilenet_v1")
 RUNTIMES = ("onnxruntime", "ncnn")
 PLANS = 20
 REPEATS = 7
-"""Comparisons of a plan with the dense network, both opened anew, of which the median is taken."""
+"""Comparisons of a plan with the dense network, of which the median is taken: machines change their pace."""
 
 
 def main() -> None:
@@ -108,10 +108,9 @@ def measured(
             place = Path(folder) / f"plan{number}{chosen.suffix}"
             kept = {key: np.arange(count) for key, count in counts.items()}
             chosen.convert(fold_norms(cutter.cut(kept), space.graph), (example,), place)
-            files, inputs, times = {"dense": dense, "plan": place}, random_inputs([list(example.shape)]), []
-            for _ in range(REPEATS):
-                pair = {name: open_session(runtime, file) for name, file in files.items()}
-                times.append(median_ms(pair, inputs, rounds=10, least_ms=50))
+            pair = {"dense": open_session(runtime, dense), "plan": open_session(runtime, place)}
+            inputs = random_inputs([list(example.shape)])
+            times = [median_ms(pair, inputs, rounds=10, least_ms=50) for _ in range(REPEATS)]
             found.append(float(np.median([each["plan"] / each["dense"] for each in times])))
             print(f"{runtime} plan {number}: {found[-1]:.3f} of {times[-1]['dense']:.2f} ms", flush=True)
     return found

@@ -4,7 +4,8 @@ Every row is fine-tuned alike for as many epochs, with the dense network as teac
 no plans; the test images are looked at after every epoch, for the table alone, and last and best epoch both stand in
 it. `l1` is the peers' usual baseline: uniform widths, the largest filters, no refit. Searches score 5,000 training
 images by agreement and race. Everything lies in benchmarks/runs/paper_cifar and resumes at the epoch where it stopped;
-rows that are done are shown, so the table can be made bit by bit (`--network resnet56 --row amc --row uniform`).
+rows that are done are shown, so the table can be made bit by bit (`--network resnet56 --row amc --row uniform`), and
+`--before` leaves the hour of fine-tuning for later.
 Plain-20 has no public weights: it is trained first, by the same command. `--quick` (minutes) only shows that it works.
 """
 
@@ -27,6 +28,8 @@ import secateur as sc
 from secateur import zoo
 from secateur.data import TrainBatches, split
 from secateur.graph import count_costs
+from secateur.report import Report, Row
+from secateur.report.figures import kept_per_site
 
 BUDGET = sc.Budget(macs=0.5)
 NETWORKS = ("resnet56", "resnet20", "plain20")
@@ -66,6 +69,7 @@ def main() -> None:
     parser.add_argument("--network", choices=NETWORKS, action="append", help="only this one (may be repeated)")
     parser.add_argument("--row", choices=ROWS, action="append", help="only this one (may be repeated)")
     parser.add_argument("--seeds", type=int, default=3, help="of the searches and of uniform's fine-tuning")
+    parser.add_argument("--before", action="store_true", help="leave fine-tuning for later: minutes a row")
     options = parser.parse_args()
     torch.set_num_threads(1)
     setting = QUICK if options.quick else Setting()
@@ -73,12 +77,15 @@ def main() -> None:
         bench = Bench(name, setting)
         for row in options.row or (("l1", "amc") if options.quick else ROWS):
             for seed in range(options.seeds if row in (*SEEDED, "uniform") and not options.quick else 1):
-                bench.row(row, seed)
+                bench.row(row, seed, not options.before)
     found = [json.loads(place.read_text()) for place in sorted(setting.runs.glob("*/row.json"))]
     shown = ("network", "row", "seed", "MACs, %", "before", "last", "best", "epochs", "dense", "minutes")
-    record.show(f"CIFAR-10, {BUDGET}, test top-1", [{key: row[key] for key in shown} for row in found])
+    record.show(f"CIFAR-10, {BUDGET}, test top-1", [{key: row.get(key, "") for key in shown} for row in found])
     if not options.quick:
-        print(f"written to {record.write('paper_cifar', figures(found), found).relative_to(record.HERE.parent)}")
+        place = record.write("paper_cifar", figures(found), found)
+        print(f"written to {place.relative_to(record.HERE.parent)}, with what each row keeps as .svg")
+        for network in {row["network"] for row in found if row["row"] != "l1"}:
+            place.with_name(f"paper_cifar_{network}.svg").write_text(kept_per_site(as_report(network, found)))
 
 
 def figures(rows: list[dict[str, Any]]) -> dict[str, float]:
@@ -86,14 +93,25 @@ def figures(rows: list[dict[str, Any]]) -> dict[str, float]:
     found = {}
     for network, row in dict.fromkeys((each["network"], each["row"]) for each in rows):
         mine = [each for each in rows if (each["network"], each["row"]) == (network, row)]
-        for when in ("before", "last", "best"):
-            found[f"{network}_{row}_{when}"] = float(np.mean([each[when] for each in mine]))
-        found[f"{network}_{row}_seeds"] = float(len(mine))
+        for when in ("before", "last", "best", "epochs"):
+            if known := [each[when] for each in mine if when in each]:
+                found[f"{network}_{row}_{when}" if when != "epochs" else f"{network}_epochs"] = float(np.mean(known))
+                found[f"{network}_{row}_{when}_seeds"] = float(len(known))
         found[f"{network}_dense"] = mine[0]["dense"]
-        found[f"{network}_epochs"] = float(mine[0]["epochs"])
         worst = max(each["MACs, %"] for each in rows if each["network"] == network)
         found[f"{network}_macs_fraction"] = worst / 100
     return found
+
+
+def as_report(network: str, rows: list[dict[str, Any]]) -> Report:
+    """The first plan of each row, in the form that the report's figures are drawn from."""
+    none, first = sc.Costs(0, 0, 0), [row for row in rows if row["network"] == network and not row["seed"]]
+    first = [row for row in first if row["row"] != "l1"]  # as uniform as uniform
+    first.sort(key=lambda row: row["row"] == "amc")  # what is delivered comes last
+    shown = [Row("dense", {}, None, first[0]["dense"] / 100, None, none, None, None)]
+    shown += [Row(row["row"], row["plan"], None, row["before"] / 100, None, none, None, None) for row in first]
+    sites = tuple(first[0]["plan"])
+    return Report(f"{network} on CIFAR-10", str(BUDGET), "", "", "", tuple(shown), {}, sites, (), (), {})
 
 
 class Bench:
@@ -126,19 +144,37 @@ class Bench:
         sc.finetune(plain, self.batches(0), settings=TRAINING, checkpoint=place, on_epoch=print)
         return plain.eval()
 
-    def row(self, name: str, seed: int) -> None:
-        """Plan, prune, look, fine-tune, look after every epoch."""
+    def row(self, name: str, seed: int, tune: bool) -> None:
+        """Plan, prune, look; then fine-tune, and look after every epoch."""
         home = self.setting.runs / f"{self.name}_{name}_{seed}"
-        if (home / "row.json").exists():
-            return
         home.mkdir(parents=True, exist_ok=True)
+        place = home / "row.json"
+        if not place.exists():
+            place.write_text(json.dumps(self.planned(name, seed, home)))
+        found = json.loads(place.read_text())
+        if tune and "last" not in found:
+            place.write_text(json.dumps(found | self.tuned(name, seed, home, sc.Plan.from_json(found["plan"]))))
+
+    def planned(self, name: str, seed: int, home: Path) -> dict[str, Any]:
+        """What is known of a row before fine-tuning."""
         study = self.searched(name, seed, home)
-        settings = LARGEST_FILTERS if name == "l1" else None
-        example, calibration = self.reward[:1], [self.calibration]
-        small = sc.prune(self.network, example, study.best.plan, calibration=calibration, settings=settings)
-        before = self.test(small)
+        small = self.pruned(name, study.best.plan)
+        return {
+            "network": self.name,
+            "row": name,
+            "seed": seed,
+            "dense": 100 * self.test(self.network),
+            "before": 100 * self.test(small),
+            "MACs, %": 100 * count_costs(small, self.reward[:1]).macs / count_costs(self.network, self.reward[:1]).macs,
+            "score": study.best.outcome.score,
+            "trials": len(study.trials),
+            "plan": study.best.plan.to_json(),
+        }
+
+    def tuned(self, name: str, seed: int, home: Path, plan: sc.Plan) -> dict[str, Any]:
+        """And after it."""
         history = sc.finetune(
-            small,
+            self.pruned(name, plan),
             self.batches(seed),
             teacher=self.network,
             settings=self.setting.tuning,
@@ -146,23 +182,19 @@ class Bench:
             checkpoint=home / "tuning.pt",
             on_epoch=lambda epoch: print(f"{home.name} {epoch}", flush=True),
         )
-        entry = {
-            "network": self.name,
-            "row": name,
-            "seed": seed,
-            "dense": 100 * self.test(self.network),
-            "before": 100 * before,
-            "last": 100 * (history[-1].score or 0.0),
-            "best": 100 * max(epoch.score or 0.0 for epoch in history),
+        scores = [100 * (epoch.score or 0.0) for epoch in history]
+        return {
+            "last": scores[-1],
+            "best": max(scores),
             "epochs": len(history),
             "minutes": sum(epoch.seconds for epoch in history) / 60,
-            "MACs, %": 100 * count_costs(small, example).macs / count_costs(self.network, example).macs,
-            "score": study.best.outcome.score,
-            "trials": len(study.trials),
-            "plan": study.best.plan.to_json(),
-            "after each epoch": [100 * (epoch.score or 0.0) for epoch in history],
+            "after each epoch": scores,
         }
-        (home / "row.json").write_text(json.dumps(entry))
+
+    def pruned(self, name: str, plan: sc.Plan) -> nn.Module:
+        """The network pruned for good, as the row's rule says."""
+        settings = LARGEST_FILTERS if name == "l1" else None
+        return sc.prune(self.network, self.reward[:1], plan, calibration=[self.calibration], settings=settings)
 
     def searched(self, name: str, seed: int, home: Path) -> sc.Study:
         """The search of a row; a rule's has one trial."""

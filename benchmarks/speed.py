@@ -1,7 +1,7 @@
 """Half the MACs and half the time, for real: MobileNet-V1 and ResNet-56 on every runtime, one thread.
 
 For each network two searches of 100 trials: one for half the MACs, one for half the milliseconds on ONNX Runtime, by a
-table made as `secateur profile` does and held by measurement (`sc.meet`). Both plans are pruned for good, without
+table made as `secateur profile` does, aimed at and held by measurement (`measured`, `sc.meet`). Both plans are pruned for good, without
 fine-tuning, and timed on every installed runtime, taking turns with the dense network. Beside the plan for half the
 time stands what the search for MACs has to offer in the same time. MobileNet-V1 is also searched for half the time of
 the Pixel 1, by its profile. What is done lies in benchmarks/runs/speed. Takes an hour; `--quick` (minutes, ResNet-20)
@@ -121,6 +121,7 @@ class Speed:
         """A search in a folder of its own: interrupted, it goes on."""
         network, images, calibration, _ = self.materials
         device = latency if latency == "pixel1" else "table"
+        measured = budget.metric == "latency_ms" and device == "table"
         engine, space = "torch" if self.quick else SETTINGS[self.name].engine, SPACES.get(self.name, sc.SpaceSettings())
         return sc.search(
             network,
@@ -130,7 +131,7 @@ class Speed:
             budget=budget,
             trials=6 if self.quick else 100,
             folder=self.runs / f"{self.name}_{budget.metric}_{device}",
-            settings=sc.SearchSettings(space, race=True, latency=latency, engine=engine),
+            settings=sc.SearchSettings(space, race=True, latency=latency, measured=measured, engine=engine),
             on_trial=lambda study, trial: print(f"\r{self.name}, {budget}: {len(study.trials)}", end="", flush=True),
         )
 

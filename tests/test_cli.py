@@ -165,6 +165,13 @@ def test_another_fine_tuning_of_the_same_plan_is_made_afresh(job, capsys):
     assert (searched / "finetune.pt").stat().st_mtime_ns == trained, "who else is trained changes nothing here"
 
 
+def test_what_shifts_the_images_that_score_plans_is_held_fast(job, capsys):
+    assert main(["search", str(job)]) == 0
+    job.write_text(job.read_text().replace("epochs = 1", "epochs = 1\ncrop_pad = 0"))
+    assert main(["search", str(job)]) == 2
+    assert "not the same: crop_pad" in capsys.readouterr().err
+
+
 def test_a_run_folder_finds_the_jobs_own_modules_from_anywhere(job, monkeypatch):
     (job.parent / "network_of_a_user.py").write_text(
         "from secateur import zoo\ndef make(width):\n    return zoo.build('resnet20', 10, 1, width=width)\n"

@@ -14,7 +14,7 @@ from secateur.graph import as_inputs
 from secateur.prune import Calibration, Pruner, PruneSettings
 from secateur.runtimes import RUNTIMES, installed
 from secateur.runtimes.export import TOLERANCE
-from secateur.runtimes.sessions import median_ms, open_session
+from secateur.runtimes.sessions import UNTIMED, WARM_UP, median_ms, open_session
 from secateur.search import SearchSpace, SpaceSettings
 
 LIGHT = ("onnxruntime", "openvino", "ncnn")
@@ -150,6 +150,7 @@ def test_sessions_take_turns() -> None:
     order: list[str] = []
     sessions = {name: (lambda inputs, name=name: order.append(name) or []) for name in "ab"}
     times = median_ms(sessions, [], rounds=4)
-    assert order == ["a", "b"] * (len(order) // 2)
-    assert len(order) == 2 * (5 + 4)
+    turn = 1 + UNTIMED
+    assert order == (["a"] * turn + ["b"] * turn) * (len(order) // (2 * turn))
+    assert len(order) == 2 * turn * (WARM_UP + 4)
     assert times.keys() == {"a", "b"}

@@ -91,6 +91,7 @@ def test_materials_are_what_the_words_say(tmp_path):
         ("[model]", "modules = 3\n[model]", "a text"),
         ("lr = 1", '[report]\nrivals = ["uniform", "uniform"]', "twice"),
         ("macs = 0.5", 'macs = [0.3, 0.7]\n[report]\nrivals = ["random"]', "serves no range"),
+        ("lr = 1", '[reward]\nkind = ["composite"]', "give a text"),
         ("lr = 1", '[reward]\nkind = "breaks_when_imported:reward"', "cannot be imported: RuntimeError: broken"),
         ("trials = 5", "trials = = 5", "TOML"),
     ],

@@ -65,6 +65,14 @@ def test_a_search_can_aim_at_what_is_measured(error: float) -> None:
     assert meet(study, measured, plan).measured <= 0.5, "the budget is still what was asked for"
 
 
+def test_a_search_for_what_no_plan_can_meet_is_refused_before_it_begins() -> None:
+    study = search(sc.Bayesian(), HALF)
+    with pytest.raises(sc.BudgetError, match=r"with every site at its least, 90\.0% of the dense network"):
+        aim(study.space, lambda plan: 0.9)
+    with pytest.raises(sc.StudyError, match="a table of this machine"):
+        sc.SearchSettings(measured=True, latency="pixel1")
+
+
 def test_a_budget_that_no_plan_meets_is_an_error_with_all_that_was_measured() -> None:
     study = search(sc.Bayesian(), HALF)
     with pytest.raises(sc.BudgetError, match=r"no plan meets 50\.0% of macs .* 90\.0%"):

@@ -77,8 +77,8 @@ def search(  # noqa: PLR0913  # each is a thing the caller has, and all but four
         The study; `study.best.plan` is what to prune by.
 
     Raises:
-        TraceError, BudgetError, EvaluationError, StudyError, DataError: before the first trial where it can
-        be known then; StudyError also where every trial fails.
+        TraceError, BudgetError, EvaluationError, StudyError, DataError, ExportError: before the first trial where it
+        can be known then; StudyError also where every trial fails.
     """
     strategy: Strategy = searcher or Bayesian()
     settings = settings or SearchSettings()
@@ -92,7 +92,7 @@ def search(  # noqa: PLR0913  # each is a thing the caller has, and all but four
     _check_reward(settings.reward, space)
     if budget.is_range and not isinstance(strategy.start(space), Conditioned):
         raise StudyError(f"{type(strategy).__name__} serves one budget only; for a range of them use Bayesian")
-    timed = _clock(space, model, example_input) if settings.measured else None
+    timed = _clock(space, model, example_input) if settings.measured and not budget.is_range else None
     home = RunFolder(folder, identity(model, space, strategy, settings)) if folder is not None else None
     dense = Outcome(score_of(evaluate, private_copy(model).requires_grad_(False)), space.dense, 0.0, 0.0)
     inputs = Calibration.gather(calibration, inputs=len(as_inputs(example_input)))
@@ -208,7 +208,7 @@ def meet(
 def _clock(
     space: SearchSpace, model: nn.Module, example: Example, runtime: str | None = None, threads: int | None = None
 ) -> Callable[[Plan], float]:
-    """What plans take when they are measured here, over what the dense network takes. Raises BudgetError."""
+    """What plans take when they are measured here, over the dense network. Raises BudgetError, ExportError."""
     if space.budget.metric != "latency_ms":
         raise BudgetError(f"a budget of {space.budget} is not measured by a clock; only latency_ms is")
     table = space.prices["latency_ms"].model
@@ -216,6 +216,8 @@ def _clock(
     where, threads = runtime or made_by[0], threads or made_by[1]
     if where is None:
         raise BudgetError("the device of a profile is not here to be measured: name a runtime of this machine")
+    if where != "torch":
+        runtimes.runtime_called(where).require()
     cutter, inputs = Cutter(model, space.graph), as_inputs(example)
 
     def measured(plan: Plan) -> float:

@@ -13,6 +13,8 @@ from secateur.run import write_atomically
 
 MAY_CHANGE = {"trials", "seconds", "threads", "report", "finetune", "folder", "modules"}
 """Keys of a job that a run folder does not hold fast."""
+OF_IMAGES = ("crop_pad", "flip")
+"""But these of [finetune]: the images that score plans are shifted and mirrored alike."""
 
 
 def claim(job: Job) -> Path:
@@ -26,6 +28,7 @@ def claim(job: Job) -> Path:
             found = json.loads(json.dumps(describe(parse_job(json.loads(place.read_text()), place))))
             held = (mine.keys() | found.keys()) - MAY_CHANGE
             differing = sorted(key for key in held if mine.get(key) != found.get(key))
+            differing += [key for key in OF_IMAGES if mine["finetune"].get(key) != found["finetune"].get(key)]
             if differing:
                 raise JobError(
                     f"{folder} holds a run of another job (not the same: {', '.join(differing)}); "

@@ -17,6 +17,7 @@ from torch import nn
 from secateur.api import export, inspect, measure, meet, search
 from secateur.claim import claim
 from secateur.data import TrainBatches
+from secateur.errors import JobError
 from secateur.finish import finetune, load, save
 from secateur.graph import ModelGraph
 from secateur.job import SEARCHERS, FineTuneJob, Job, ReportJob
@@ -75,6 +76,8 @@ class Run:
             return None
         share = job.budget.limit(self.whole.dense) / self.whole.cost.dense
         steps = job.steps(share)
+        if steps == 1 and self._begun:
+            raise JobError(f"{self.folder} was reached in stages, which are fine-tuned: give [finetune] epochs above 0")
         if steps == 1:
             return None
         # Refused now, not after the steps before, where not even the last could reach it.
@@ -138,17 +141,21 @@ class Run:
 
     def _search(self, name: str) -> Study:
         strategy = self.job.searcher if name == SEARCHED else SEARCHERS[name](seed=self.job.searcher.seed)
+        budget, settings = self.space.budget, self.job.settings
+        if settings.measured and name != SEARCHED:  # what the budget comes to was measured once, for all
+            budget = Budget.of(budget.metric, self.study().space.limit, absolute=True)
+            settings = dataclasses.replace(settings, measured=False)
         with SearchProgress(self.job.trials, self._called(name)) as progress:
             return search(
                 self.start,
                 self.materials.example,
                 evaluate=self.score,
                 calibration=[self.materials.calibration],
-                budget=self.space.budget,
+                budget=budget,
                 searcher=strategy,
                 trials=self.job.trials,
                 folder=self.folder / name,
-                settings=self.job.settings,
+                settings=settings,
                 on_trial=progress,
             )
 
@@ -158,7 +165,7 @@ class Run:
     def plan(self, name: str = SEARCHED) -> Plan:
         """The best plan of a search, or a rule's only one."""
         if name in RULES:
-            return apply_rule(self.space, RULES[name])
+            return apply_rule(self.study().space if self.job.measured else self.space, RULES[name])
         reward, study = self.job.settings.reward, self.study(name)
         best = study.smallest(reward.tolerance) if isinstance(reward, AccuracyGuaranteed) else study.best
         return self._met(best.plan) if name == SEARCHED and self.job.measured else best.plan
@@ -242,6 +249,8 @@ class Run:
     def _forget_training(self, home: Path) -> None:
         for late in ("finetune.pt", "small.safetensors", "history.json"):
             (home / late).unlink(missing_ok=True)
+        if home.name == SEARCHED:
+            (self.folder / "small.safetensors").unlink(missing_ok=True)
 
     @property
     def delivered(self) -> nn.Module:

@@ -212,6 +212,8 @@ def reward_of(raw: Mapping[str, Any]) -> Reward:
     """The reward that a [reward] table stands for. Raises JobError or Malformed."""
     options = dict(raw)
     kind = options.pop("kind", "resource-constrained")
+    if not isinstance(kind, str):
+        raise JobError(f"[reward] kind = {kind!r}: give a text")
     if kind in REWARDS:
         reward: Reward = decode(REWARDS[kind], options, "reward")
         return reward
@@ -219,7 +221,7 @@ def reward_of(raw: Mapping[str, Any]) -> Reward:
         raise JobError(f"[reward] kind = {kind!r} takes no {', '.join(options)}")
     if kind == "resource-constrained":
         return resource_constrained
-    module, colon, function = str(kind).partition(":")
+    module, colon, function = kind.partition(":")
     if not colon:
         raise JobError(f"[reward] kind = {kind!r}: give resource-constrained, {', '.join(REWARDS)} or module:function")
     found = imported(module, function, f"[reward] kind = {kind!r}")

@@ -45,7 +45,7 @@ def report(run: Run) -> Report:
         left_alone=_left_alone(run),
         front=_front(run),
         terms=_terms(run),
-        history={name: history for name in names if (history := run.history(name))},
+        history={name: run.history(name) for name in after},
     )
     made.save(run.folder / "report.json")
     write(made, run.folder)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from secateur.cost import CostModel, energy_model, latency_model
+from secateur.cost import DEVICES, CostModel, energy_model, latency_model
 from secateur.errors import StudyError
 from secateur.prune import PruneSettings
 from secateur.runtimes import ENGINES
@@ -40,7 +40,8 @@ class SearchSettings:
     """What tells latency: a profile that comes with Secateur (pixel1), or a table's or profile's file."""
     measured: bool = False
     """Whether a latency budget is meant as measured here, on the runtime that the table is of: a few plans are timed
-    before the first trial, and the limit is set to what the budget comes to by the table (see also `meet`)."""
+    before the first trial, and the limit is set to what the budget comes to by the table (see also `meet`). A range of
+    budgets is searched by the table alone."""
     energy: str | None = None
     """What tells energy: `estimate`, by operations and bytes moved, or the file of a table that a meter made."""
     engine: str = "torch"
@@ -52,7 +53,7 @@ class SearchSettings:
             raise StudyError(f"workers = {self.workers}: give 1 or more")
         if self.seconds is not None and not self.seconds > 0:
             raise StudyError(f"seconds = {self.seconds}: give more than 0")
-        if self.measured and self.latency is None:
+        if self.measured and self.latency in (None, *DEVICES):
             raise StudyError("measured needs a table of this machine: name its file (latency = ...)")
         if self.engine not in ENGINES:
             raise StudyError(f"engine = {self.engine!r}: give one of {', '.join(ENGINES)}")

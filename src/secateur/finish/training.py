@@ -6,7 +6,7 @@ import io
 import math
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,8 @@ class Training:
         self, model: nn.Module, teacher: nn.Module | None, settings: FineTune, steps: int, among: Processes
     ) -> None:
         self.model, self.settings, self.among = model, settings, among
-        self.identity = plain(asdict(settings)) | {"batches": steps}
+        own = {field.name: getattr(settings, field.name) for field in fields(FineTune)}  # not what a subclass adds
+        self.identity = plain(own) | {"batches": steps}
         self.device = next(model.parameters()).device
         self._layout = torch.channels_last if settings.channels_last else torch.contiguous_format
         model.to(memory_format=self._layout)  # type: ignore[call-overload]
@@ -129,7 +130,7 @@ class Training:
         """Take a training up where its checkpoint left it; only tensors and plain values are read."""
         try:
             saved = torch.load(place, map_location="cpu", weights_only=True)
-            if saved["settings"] != self.identity:
+            if {name: saved["settings"].get(name) for name in self.identity} != self.identity:
                 raise CheckpointError(
                     f"{place} belongs to a training with {saved['settings']}; use those settings, or delete it"
                 )

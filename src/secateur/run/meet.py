@@ -33,7 +33,8 @@ def aim(space: SearchSpace, measured: Callable[[Plan], float]) -> float:
     """What the limit has to be, in the metric's own unit, for plans to meet the budget when they are measured.
 
     Found before anything is searched, by plans that the loss curves alone propose: so all trials are spent on plans of
-    the right cost. `measured(plan)` tells a plan's cost over the dense network's.
+    the right cost. `measured(plan)` tells a plan's cost over the dense network's. Raises BudgetError where not even the
+    least that can be kept meets it.
     """
     proposer = Knapsack(learn=False).start(space)
     assert isinstance(proposer, Conditioned)
@@ -41,8 +42,13 @@ def aim(space: SearchSpace, measured: Callable[[Plan], float]) -> float:
     least, limit = space.cost({site.key: site.least for site in space.sites}), space.limit
     for _ in range(AIMS):
         plan = proposer.propose(limit)
-        off = measured(plan) / (space.cost(space.counts(plan)) / dense)
-        before, limit = limit, min(max(dense * wanted / off, least), dense)
+        predicted, taken = space.cost(space.counts(plan)) / dense, measured(plan)
+        if taken > wanted and limit <= least:
+            raise BudgetError(
+                f"no plan meets {space.budget} when it is measured: with every site at its least, {taken:.1%} of the "
+                f"dense network's {space.budget.metric} is left. Allow more, or let more be cut"
+            )
+        before, limit = limit, min(max(dense * predicted * wanted / taken, least), dense)
         if abs(limit / before - 1) <= MARGIN:
             break
     return limit

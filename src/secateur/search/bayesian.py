@@ -36,7 +36,7 @@ class Bayesian:
     parents: int = 8
     """The best plans so far that have children."""
     alone: int = 10
-    """Plans that are the knapsack's before children are considered."""
+    """Plans that are the knapsack's before children are considered; with a prior, which tells as much, the first is."""
     knapsacks: int = 4
     """Answers of the weighted loss curves considered beside them."""
     prior: str | None = None
@@ -51,13 +51,14 @@ class _BayesianSearcher(Believer):
     def __init__(self, space: SearchSpace, settings: Bayesian) -> None:
         super().__init__(space, settings.seed, settings.prior)
         self.settings = settings
+        self.alone = 1 if settings.prior else settings.alone
         self.solver = Solver(space)
 
     def ask(self) -> Plan:
         """The next plan, within the budget, or at the next point of a range of budgets."""
         number, limit, surrogate = self.asked, self.limit(), self.belief.surrogate
         self.asked += 1
-        if number < self.settings.alone:
+        if number < self.alone:
             weights = surrogate.sample(self.rng) if number else surrogate.mean
             return self.space.plan(self.solver.solve(surrogate.weighted(weights), limit))
         candidates = self._candidates(limit)

@@ -158,9 +158,9 @@ class SearchSpace:
         return twin
 
     def limited(self, limit: float) -> SearchSpace:
-        """The same with another limit, in the metric's own unit."""
+        """The same with another limit, in the metric's own unit, where one budget is searched."""
         twin = copy.copy(self)
-        twin.limit, twin.lowest = limit, min(limit, self.lowest) if self.budget.is_range else limit
+        twin.limit = twin.lowest = limit
         return twin
 
     def _price(self, metric: str) -> NetworkCost:

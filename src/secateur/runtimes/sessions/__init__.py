@@ -20,8 +20,10 @@ Session = Callable[[Sequence[Array]], list[Array]]
 """The inputs of one forward pass, in order, as float32 [N, ...] -> the outputs."""
 
 SESSIONS = ("onnxruntime", "openvino", "executorch", "ncnn", "litert")
-WARM_UP = 5
-"""Passes that are not counted: the first ones fill caches and finish what a runtime does late."""
+WARM_UP = 2
+"""Turns that are not counted: a runtime may do some of its work late."""
+UNTIMED = 3
+"""Passes before each timed one."""
 
 
 def open_session(runtime: str, place: str | Path, threads: int = 1) -> Session:
@@ -46,12 +48,14 @@ def median_ms(
 
     The sessions take turns, so that a busy moment of the machine falls on all of them: compare the figures with each
     other, not with another run's. Goes on for `rounds`, and until `least_ms` have been spent on each. Before every
-    timed pass there is an untimed one: who takes turns finds the caches full of others, who runs alone does not.
+    timed pass there are a few untimed ones: who takes turns finds the caches full of others, who runs alone does not,
+    and large networks would be charged more for it than small ones.
     """
     times: dict[str, list[float]] = {name: [] for name in sessions}
     for number in range(WARM_UP + 100 * rounds):
         for name, session in sessions.items():
-            session(inputs)
+            for _ in range(UNTIMED):
+                session(inputs)
             started = time.perf_counter()
             session(inputs)
             if number >= WARM_UP:

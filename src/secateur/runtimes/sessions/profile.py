@@ -26,8 +26,6 @@ from .meters import METERS, Meter, millijoules, open_meter
 
 ROUNDS, LEAST_MS = 15, 15.0
 """Passes of every layer at least, and milliseconds."""
-OPENINGS = 3
-"""Of every whole network, of which the median counts: where its memory comes to lie is luck, and luck is a tenth."""
 PULL, LEAST = 0.1, 0.1
 """How firmly the scales are held to a common one, and the least that one is of it."""
 Progress = Callable[[int, int], None]
@@ -73,9 +71,8 @@ def profile(wanted: Mapping[str, Any], bench: Bench, threads: int, meter: str | 
         for number, keep_in, keep_out, pattern, density in network["layers"]:
             grid = grids[number]
             row[number] += grid.at(keep_in, keep_out, step) * grid.factor(pattern, density)
-    files, shapes = [each["file"] for each in networks], [each["inputs"] for each in networks]
-    taken = np.median(np.reshape(bench.measure(files * OPENINGS, shapes * OPENINGS), (OPENINGS, -1)), axis=0)
-    scales, fixed = fitted(alone, taken)
+    taken = bench.measure([each["file"] for each in networks], [each["inputs"] for each in networks])
+    scales, fixed = fitted(alone, np.array(taken))
     return {
         "device": f"{platform.node()}, {platform.machine()} {platform.processor() or platform.system()}".strip(),
         "runtime": wanted["runtime"],
@@ -93,7 +90,7 @@ def count_files(wanted: Mapping[str, Any]) -> int:
     """How many there are to measure."""
     layers = sum(len(row) for layer in wanted["layers"] for row in layer["files"])
     thinned = sum(len(each["files"]) + 1 for layer in wanted["layers"] for each in layer["thinned"])
-    return layers + thinned + OPENINGS * len(wanted["networks"])
+    return layers + thinned + len(wanted["networks"])
 
 
 @dataclass
