@@ -21,14 +21,14 @@ import torch
 import secateur as sc
 
 WHOLE = (0.25, 1.0)
-"""What rewards that weigh cost themselves may choose from, of MACs."""
+"""What rewards that weigh cost themselves may choose from, of MACs or parameters."""
 CASES: dict[str, tuple[sc.Budget, Any]] = {
     "half the MACs": (sc.Budget(macs=0.5), None),
     "half the parameters": (sc.Budget(params=0.5), None),
     "70 % of the time": (sc.Budget(latency_ms=0.7), None),
     "70 % of the energy": (sc.Budget(energy_mj=0.7), None),
     "accuracy-guaranteed, log(MACs)": (sc.Budget(macs=WHOLE), sc.AccuracyGuaranteed("macs", 0.02)),
-    "accuracy-guaranteed, log(#Param)": (sc.Budget(macs=WHOLE), sc.AccuracyGuaranteed("params", 0.02)),
+    "accuracy-guaranteed, log(#Param)": (sc.Budget(params=WHOLE), sc.AccuracyGuaranteed("params", 0.02)),
     "composite, time 1, accuracy -2": (sc.Budget(macs=WHOLE), sc.Composite(alpha=1, beta=-2)),
     "composite, time 1, accuracy -10": (sc.Budget(macs=WHOLE), sc.Composite(alpha=1, beta=-10)),
     "composite, quadratic accuracy": (sc.Budget(macs=WHOLE), sc.Composite(alpha=1, beta=-50, g="quadratic")),
@@ -86,7 +86,7 @@ def search(budget: sc.Budget, reward: Any, quick: bool) -> dict[str, Any]:
         settings=settings,
     )
     guaranteed = isinstance(reward, sc.AccuracyGuaranteed)
-    best, dense = study.smallest(reward.tolerance) if guaranteed else study.best, study.dense.costs
+    best, dense = study.smallest(reward.tolerance, reward.metric) if guaranteed else study.best, study.dense.costs
     small = sc.prune(network, images[:1], best.plan, calibration=[calibration])
     costs = {metric: 100 * best.outcome.costs[metric] / dense[metric] for metric in dense.known}
     return {"test top-1": 100 * test(small), "agreement": best.outcome.score, **costs}

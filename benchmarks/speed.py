@@ -1,11 +1,11 @@
 """Half the MACs and half the time, for real: MobileNet-V1 and ResNet-56 on every runtime, one thread.
 
 For each network two searches of 100 trials: one for half the MACs, one for half the milliseconds on ONNX Runtime, by a
-table made as `secateur profile` does, aimed at and held by measurement (`measured`, `sc.meet`). Both plans are pruned for good, without
-fine-tuning, and timed on every installed runtime, taking turns with the dense network. Beside the plan for half the
-time stands what the search for MACs has to offer in the same time. MobileNet-V1 is also searched for half the time of
-the Pixel 1, by its profile. What is done lies in benchmarks/runs/speed. Takes an hour; `--quick` (minutes, ResNet-20)
-only shows that it still works.
+table made as `secateur profile` does, aimed at and held by measurement (`measured`, `sc.meet`). Both plans are pruned
+for good, without fine-tuning, and timed on every installed runtime, taking turns with the dense network. Beside the
+plan for half the time stands what the search for MACs has to offer in the same time. MobileNet-V1 is also searched for
+half the time of the Pixel 1, by its profile. What is done lies in benchmarks/runs/speed. Takes an hour; `--quick`
+(minutes, ResNet-20) only shows that it still works.
 """
 
 from __future__ import annotations

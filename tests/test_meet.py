@@ -57,7 +57,7 @@ def test_a_search_can_aim_at_what_is_measured(error: float) -> None:
     study, seen = search(sc.Bayesian(), HALF), []
     measured = clock(study, error, seen)
     aimed = study.space.limited(aim(study.space, measured))
-    assert 1 <= len(seen) <= 3
+    assert 1 <= len(seen) <= 4
     assert aimed.budget == HALF
     plan = sc.Knapsack().start(aimed).ask()
     assert measured(plan) == pytest.approx(0.5, rel=0.03)
@@ -141,6 +141,24 @@ def test_a_job_is_delivered_within_its_measured_budget(
     assert share <= 0.6
     monkeypatch.setattr(runtimes, "measure", None)
     assert main(["prune", str(job)]) == 0, "what was measured is kept"
+
+
+def test_rivals_have_the_limit_that_was_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtimes, "measure", counted)
+    tables = '[budget]\nlatency_ms = 0.6\n[finetune]\nepochs = 0\n[report]\nrivals = ["uniform", "random"]'
+    job = digits_job(tmp_path, 'measured = true\nlatency = "table.json"\ntrials = 4', tables)
+    dense, image = (
+        sc.load(tmp_path / "dense.safetensors", zoo.build("plain20", 10, 1, width=8)),
+        torch.zeros(1, 1, 8, 8),
+    )
+    (tmp_path / "table.json").write_text(json.dumps(table_by_macs(dense.eval(), image)))
+    assert main(["compress", str(job)]) == 0
+    assert not [*(tmp_path / "run" / "random").glob("limit.json")]
+    rows = json.loads((tmp_path / "run" / "report.json").read_text())["rows"]
+    whole = rows[0]["costs"]["macs"]
+    shares = {row["name"]: 1.2 * row["costs"]["macs"] / whole for row in rows[1:]}
+    assert shares.keys() == {"uniform", "random", "searched"}
+    assert all(0.5 < share <= 0.6 for share in shares.values())
 
 
 def test_where_a_profile_tells_latency_the_runtime_has_to_be_named() -> None:

@@ -185,4 +185,5 @@ def test_the_smallest_network_within_a_tolerance() -> None:
     kept = [trial for trial in study.ranked if trial.outcome.score >= study.dense.score - tolerance]
     assert chosen in kept
     assert chosen.outcome.costs.macs == min(trial.outcome.costs.macs for trial in kept)
+    assert study.smallest(1.0, "params").outcome.costs.params == min(x.outcome.costs.params for x in study.ranked)
     assert study.smallest(-1.0) == study.best, "where none loses so little, the best"

@@ -56,6 +56,9 @@ def test_a_far_budget_is_reached_in_stages(job: Path, capsys: pytest.CaptureFixt
     assert np.mean([*kept.values()]) < 0.5, "shares of the dense network, not of what the stage before left"
     assert sum(dense for _, dense, _ in report["layers"]) == report["rows"][0]["costs"]["macs"]
     assert "stage 1" in (said := capsys.readouterr()).out + said.err
+    job.write_text(job.read_text().replace("epochs = 1", "epochs = 0"))
+    assert main(["prune", str(job)]) == 2
+    assert "was reached in stages, which are fine-tuned" in capsys.readouterr().err
 
 
 def test_stages_are_taken_up_again(job: Path) -> None:

@@ -167,7 +167,7 @@ class Run:
         if name in RULES:
             return apply_rule(self.study().space if self.job.measured else self.space, RULES[name])
         reward, study = self.job.settings.reward, self.study(name)
-        best = study.smallest(reward.tolerance) if isinstance(reward, AccuracyGuaranteed) else study.best
+        best = study.smallest(reward.tolerance, reward.metric) if isinstance(reward, AccuracyGuaranteed) else study.best
         return self._met(best.plan) if name == SEARCHED and self.job.measured else best.plan
 
     def _met(self, best: Plan) -> Plan:

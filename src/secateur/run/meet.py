@@ -40,17 +40,18 @@ def aim(space: SearchSpace, measured: Callable[[Plan], float]) -> float:
     assert isinstance(proposer, Conditioned)
     dense, wanted = space.cost.dense, space.limit / space.cost.dense
     least, limit = space.cost({site.key: site.least for site in space.sites}), space.limit
+    taken = 1.0
     for _ in range(AIMS):
         plan = proposer.propose(limit)
         predicted, taken = space.cost(space.counts(plan)) / dense, measured(plan)
-        if taken > wanted and limit <= least:
-            raise BudgetError(
-                f"no plan meets {space.budget} when it is measured: with every site at its least, {taken:.1%} of the "
-                f"dense network's {space.budget.metric} is left. Allow more, or let more be cut"
-            )
         before, limit = limit, min(max(dense * predicted * wanted / taken, least), dense)
         if abs(limit / before - 1) <= MARGIN:
-            break
+            return limit
+    if taken > wanted and (taken := measured(proposer.propose(least))) > wanted:
+        raise BudgetError(
+            f"no plan meets {space.budget} when it is measured: with every site at its least, {taken:.1%} of the dense "
+            f"network's {space.budget.metric} is left. Allow more, or let more be cut"
+        )
     return limit
 
 

@@ -63,10 +63,10 @@ class Study:
                 front.append(trial)
         return front
 
-    def cost(self, trial: Trial) -> float:
-        """What a trial with an outcome costs, in the budget's metric."""
+    def cost(self, trial: Trial, metric: str | None = None) -> float:
+        """What a trial with an outcome costs, in `metric` or else the budget's."""
         assert trial.outcome is not None
-        return trial.outcome.costs[self.space.budget.metric]
+        return trial.outcome.costs[metric or self.space.budget.metric]
 
     def within(self, limit: float) -> Trial | None:
         """The best complete trial that costs no more than `limit`, in the budget's metric; none if none does."""
@@ -76,12 +76,12 @@ class Study:
         """The cheapest of the front that costs more than `limit`; none if none does."""
         return next((trial for trial in self.front if self.cost(trial) > limit), None)
 
-    def smallest(self, tolerance: float) -> Trial:
-        """The cheapest finalist, in the budget's metric, that loses no more than `tolerance` of the dense network's
-        score; the best of all where none does.
+    def smallest(self, tolerance: float, metric: str | None = None) -> Trial:
+        """The cheapest finalist, in `metric` or else the budget's, that loses no more than `tolerance` of the dense
+        network's score; the best of all where none does.
         """
         kept = [x for x in self.finalists if x.outcome and x.outcome.score >= self.dense.score - tolerance]
-        return min(kept, key=self.cost, default=self.best)
+        return min(kept, key=lambda trial: self.cost(trial, metric), default=self.best)
 
     def plan(self, budget: Budget) -> Plan:
         """The plan for any budget of the range that was searched: nothing is evaluated again.
