@@ -6,6 +6,10 @@ they multiply by the dense weight, made again when it is first needed.
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
+from functools import cache
+from types import ModuleType
 from typing import Any, Self, TypeVar
 
 import torch
@@ -13,10 +17,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from secateur.sparse.matrix import Block, BlockSparse
-from secateur.sparse.native import library, triton_kernel
+from secateur.sparse.native import library
 
 TYPES = (torch.float32, torch.bfloat16)
 Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
+
+
+@cache
+def triton_kernel() -> ModuleType | None:
+    """The kernel for GPUs; None without Triton."""
+    if importlib.util.find_spec("triton") is None:
+        return None
+    return importlib.import_module("secateur.sparse.gpu")
 
 
 class _BlockSparseLayer(nn.Module):

@@ -1,12 +1,9 @@
-"""The kernels: one in C, compiled when it is first needed by the machine's own compiler and kept for the next time; one
-for GPUs, where Triton is installed."""
+"""The kernel in C, compiled when it is first needed by the machine's own compiler and kept for the next time."""
 
 from __future__ import annotations
 
 import ctypes
 import hashlib
-import importlib
-import importlib.util
 import os
 import platform
 import shutil
@@ -14,7 +11,6 @@ import subprocess
 import tempfile
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 
 SOURCE = Path(__file__).with_name("block_sparse.c")
 FLAGS = ("-O3", "-shared", "-fPIC")
@@ -35,14 +31,6 @@ def library() -> ctypes.CDLL | None:
     multiply.argtypes = [*[_POINTER] * 4, *[_SIZE] * 7, _POINTER, *[_SIZE] * 2, _POINTER, *[_SIZE] * 2, ctypes.c_int]
     multiply.restype = ctypes.c_int
     return found
-
-
-@cache
-def triton_kernel() -> ModuleType | None:
-    """The kernel for GPUs; None without Triton."""
-    if importlib.util.find_spec("triton") is None:
-        return None
-    return importlib.import_module("secateur.sparse.gpu")
 
 
 def lanes() -> int:
