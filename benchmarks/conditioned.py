@@ -1,6 +1,6 @@
 """One search for all budgets from 30 to 70 % of the MACs, against a search for each of 30, 50 and 70 %.
 
-ResNet-56 on CIFAR-10. The one search gets fewer trials, so that it costs no more than 1.3 times one of the others. At
+ResNet-56 on CIFAR-10. The one search gets fewer trials, as each takes longer; what it costs stands in the result. At
 each budget its own answer is cut and looked at on the test images beside the dedicated search's best plan; no
 fine-tuning. Interrupted, it resumes. `--quick` (a minute, ResNet-20) only shows that it still works.
 """

@@ -11,7 +11,7 @@ from secateur.run.study import Study
 from secateur.search import Conditioned, Knapsack, SearchSpace
 
 AIMS = 3
-"""Plans that are measured before a search, at most."""
+"""Plans that are measured before a search, at most; the least one too, where none of them meets the budget."""
 TRIES = 6
 SLACK = 0.03
 """A plan that leaves more of the budget than this fraction unused is not the last to be tried."""
