@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -49,7 +50,7 @@ class Site:
         """The fraction that `count` units are."""
         return count / self.width
 
-    @property
+    @cached_property
     def counts(self) -> tuple[int, ...]:
         """Every count a plan may choose here, ascending."""
         stepped = range(self.least, self.width, self.step)

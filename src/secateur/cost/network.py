@@ -20,6 +20,7 @@ class NetworkCost:
         self.model = model
         self.dense = float(model.dense(graph))
         self._curves: dict[tuple[object, ...], Curve] = {}
+        self._settled: dict[str, Curve] = {}
         self._touched: dict[str, list[tuple[Layer, list[tuple[str, int]]]]] = {}
         self._units: dict[str, Curve] = {}
         for key in (*graph.group, *graph.sparse):
@@ -54,6 +55,8 @@ class NetworkCost:
         Only differences within one curve mean anything. Every layer's part is remembered: it depends on no
         more than the counts of what else is decided about the layer.
         """
+        if key in self._settled:
+            return self._settled[key]
         total = self._units[key]
         for layer, others in self._touched[key]:
             near = (layer.name, key, *[counts.get(other, width) for other, width in others])
@@ -61,6 +64,8 @@ class NetworkCost:
             if curve is None:
                 curve = self._curves[near] = self._layer_curve(layer, counts, key)
             total = total + curve
+        if not any(others for _, others in self._touched[key]):  # the same in every plan
+            self._settled[key] = total
         return total
 
     def _layer_curve(self, layer: Layer, counts: Counts, key: str) -> Curve:

@@ -15,6 +15,7 @@ from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
+from scipy.linalg import solve_triangular
 
 from secateur.search.space import SearchSpace
 
@@ -71,11 +72,11 @@ class Surrogate:
         for reach, smooth, noise in product(REACHES, SMOOTH, NOISE):
             kernel = linear + smooth * np.exp(-apart / (2 * reach**2))
             root = np.linalg.cholesky(kernel + noise * np.eye(len(target)))
-            half = np.linalg.solve(root, target)
+            half = solve_triangular(root, target, lower=True)
             likelihood = -0.5 * float(half @ half) - float(np.log(root.diagonal()).sum())
             if likelihood > best:
                 best, self._reach, self._smooth, self._root = likelihood, reach, smooth, np.asarray(root)
-                self._answer = np.linalg.solve(root.T, half)
+                self._answer = solve_triangular(root, half, trans="T", lower=True)
         slopes = self._between() @ self._standard(counts).T @ self._answer
         self.mean = -self.prior * slopes / self._spread
 
@@ -84,7 +85,7 @@ class Surrogate:
         if self._root is None:
             return -(self.losses(counts) @ self.prior), np.zeros((len(counts), len(counts)))
         across = self._kernel(counts, self._counts)
-        half = np.linalg.solve(self._root, across.T)
+        half = solve_triangular(self._root, across.T, lower=True)
         return across @ self._answer, self._kernel(counts, counts) - half.T @ half
 
     def draw(self, counts: npt.NDArray[np.int64], rng: np.random.Generator, daring: float = 1.0) -> Array:
@@ -99,7 +100,7 @@ class Surrogate:
         noise = rng.standard_normal(len(self.curves))
         if self._root is None:
             return np.asarray(self.prior * np.exp(DOUBT * noise))
-        half = np.linalg.solve(self._root, self._standard(self._counts) @ self._between())
+        half = solve_triangular(self._root, self._standard(self._counts) @ self._between(), lower=True)
         covariance = self._between() - half.T @ half
         values, vectors = np.linalg.eigh(covariance)
         drawn = vectors @ (np.sqrt(values.clip(0)) * noise)
