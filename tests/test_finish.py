@@ -240,6 +240,21 @@ def test_an_average_of_the_weights_is_delivered_and_resumed(tmp_path):
         assert torch.equal(tensor, fresh.state_dict()[name]), name
 
 
+def test_the_schedule_ends_at_its_floor():
+    def last_step(floor):
+        seen, network, settings = [], small_network(), replace(SETTINGS, epochs=40, momentum=0.0, lr_floor=floor)
+
+        def look(_):
+            seen.append(network.linear.weight.detach().clone())
+
+        sc.finetune(network, [two_blobs()], settings=settings, on_epoch=look)
+        return float((seen[-1] - seen[-2]).norm())
+
+    assert last_step(1.0) > 20 * last_step(0.0) > 0
+    with pytest.raises(sc.SecateurError, match="lr_floor"):
+        sc.FineTune(lr_floor=1.5)
+
+
 def test_channel_numbers_are_not_averaged():
     network = nn.Sequential(nn.Conv2d(40, 2, 1), nn.Flatten(), nn.Linear(2, 2))
     numbers = torch.arange(1, 41)

@@ -12,10 +12,13 @@ Precision = Literal["float32", "bfloat16", "auto"]
 
 @dataclass(frozen=True)
 class FineTune:
-    """How to fine-tune. The cosine schedule falls to zero over all epochs, after `warmup_epochs` of rising."""
+    """How to fine-tune. The cosine schedule falls over all epochs, after `warmup_epochs` of rising."""
 
     epochs: int = 20
     lr: float = 0.01
+    lr_floor: float = 0.0
+    """Share of `lr` that the schedule ends at; with `averaging`, weights that still move are what pays to average
+    (Izmailov et al., 2018)."""
     momentum: float = 0.9
     weight_decay: float = 5e-4
     warmup_epochs: float = 0.5
@@ -51,6 +54,8 @@ class FineTune:
                 f"fine-tuning with lr = {self.lr}, momentum = {self.momentum}, weight_decay = {self.weight_decay}, "
                 f"warmup_epochs = {self.warmup_epochs}: lr is above 0, momentum in [0, 1), the others 0 or more"
             )
+        if not 0 <= self.lr_floor <= 1:
+            raise SecateurError(f"fine-tuning with lr_floor = {self.lr_floor}: it is a share of lr, in [0, 1]")
         if min(self.temperature, self.clip) <= 0 or not 0 <= self.label_smoothing < 1:
             raise SecateurError(
                 f"fine-tuning with temperature = {self.temperature}, clip = {self.clip}, label_smoothing = "

@@ -165,7 +165,8 @@ def _cosine(settings: FineTune, steps: int) -> Callable[[int], float]:
     total, rising = max(settings.epochs * steps, 1), max(settings.warmup_epochs * steps, 1.0)
 
     def factor(step: int) -> float:
-        return min((step + 1) / rising, 1.0) * 0.5 * (1 + math.cos(math.pi * min(step / total, 1.0)))
+        falling = 0.5 * (1 + math.cos(math.pi * min(step / total, 1.0)))
+        return min((step + 1) / rising, 1.0) * (settings.lr_floor + (1 - settings.lr_floor) * falling)
 
     return factor
 
