@@ -10,7 +10,9 @@ import torch
 from PIL import Image
 from torch import nn
 
+import secateur as sc
 from secateur import zoo
+from secateur.search import SearchSpace
 
 SHARED = Path(__file__).parents[2] / "shared"
 CIFAR_MEAN, CIFAR_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -108,6 +110,16 @@ def test_plain20_is_resnet20_without_shortcuts() -> None:
         if hasattr(block, "shortcut"):
             block.shortcut = None
     assert torch.equal(plain(images), residual(images))
+
+
+def test_copying_shortcuts_answer_alike_and_let_streams_be_cut() -> None:
+    network, images = zoo.build("resnet20").eval(), torch.randn(2, 3, 32, 32)
+    whole = SearchSpace(sc.inspect(network, images), sc.Budget(macs=0.5), sc.SpaceSettings(streams=True))
+    before = network(images)
+    copying = zoo.with_copying_shortcuts(network)
+    torch.testing.assert_close(copying(images), before)
+    cut = SearchSpace(sc.inspect(copying, images), sc.Budget(macs=0.5), sc.SpaceSettings(streams=True))
+    assert len(cut.sites) == len(whole.sites) + 3
 
 
 def test_mobilenet_v2_has_torchvision_names() -> None:

@@ -8,28 +8,12 @@ from pathlib import Path
 import numpy as np
 import shared_assets
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from secateur import zoo
 from secateur.data import split
 
 REWARD, CALIBRATION = 5000, 1500
-
-
-def fixed_shortcuts(network: nn.Module) -> nn.Module:
-    """The same network with each option-A shortcut as a 1 x 1 convolution that must not be pruned or trained.
-
-    NNI crashes on option A (slice and pad), and torch-pruning loses count of its channels. The answers are the same.
-    """
-    for stage in (network.get_submodule("layer2"), network.get_submodule("layer3")):
-        block = stage.get_submodule("0")
-        shortcut = block.get_submodule("shortcut")
-        channels = block.get_submodule("conv1").in_channels
-        copying = nn.Conv2d(channels, shortcut.before + channels + shortcut.after, 1, shortcut.stride, bias=False)
-        with torch.no_grad():
-            copying.weight.zero_()
-            copying.weight[shortcut.before :][:channels, :, 0, 0] = torch.eye(channels)
-        block.shortcut = copying
-    return network.eval()
 
 
 def export(folder: Path, depth: int = 56) -> None:
@@ -49,7 +33,8 @@ def export(folder: Path, depth: int = 56) -> None:
     _save(folder, "reward", images, labels)
     _save(folder, "calibration", *shared_assets.training_images(dataset, parts.calibration))
     _save(folder, "test", *shared_assets.test_images(dataset))
-    torch.save(fixed_shortcuts(network).state_dict(), folder / "network.pt")
+    # NNI crashes on option A (slice and pad).
+    torch.save(zoo.with_copying_shortcuts(network).state_dict(), folder / "network.pt")
 
 
 def _save(folder: Path, name: str, images: Tensor, labels: Tensor) -> None:

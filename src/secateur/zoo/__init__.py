@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from secateur.zoo.mobilenet import mobilenet_v1, mobilenet_v1_folded, mobilenet_v2
-from secateur.zoo.resnet_cifar import plain20, resnet20, resnet32, resnet44, resnet56
+from secateur.zoo.resnet_cifar import plain20, resnet20, resnet32, resnet44, resnet56, with_copying_shortcuts
 from secateur.zoo.vgg import vgg16, vgg16_imagenet
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "resnet56",
     "vgg16",
     "vgg16_imagenet",
+    "with_copying_shortcuts",
 ]
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {

@@ -3,6 +3,7 @@
 Three stages of n blocks with width, 2 width and 4 width channels: 6n + 2 layers. No shortcut has parameters.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -19,6 +20,15 @@ class PaddedShortcut(nn.Module):
         """[N, in, H, W] -> [N, in + added, H / stride, W / stride]."""
         every = F.avg_pool2d(x, 1, self.stride)  # x[:, :, ::stride, ::stride], in a way that every runtime knows
         return F.pad(every, (0, 0, 0, 0, self.before, self.after))
+
+
+def copying(padded: PaddedShortcut, channels: int) -> nn.Conv2d:
+    """The 1 x 1 convolution that does what a padded shortcut of so many channels does."""
+    convolution = nn.Conv2d(channels, padded.before + channels + padded.after, 1, padded.stride, bias=False)
+    with torch.no_grad():
+        convolution.weight.zero_()
+        convolution.weight[padded.before :][:channels, :, 0, 0] = torch.eye(channels)
+    return convolution
 
 
 class Block(nn.Module):
@@ -68,6 +78,17 @@ class CifarResNet(nn.Module):
         x = self.layer3(self.layer2(self.layer1(x)))
         logits: Tensor = self.linear(F.adaptive_avg_pool2d(x, 1).flatten(1))
         return logits
+
+
+def with_copying_shortcuts(network: nn.Module) -> nn.Module:
+    """Give the network 1 x 1 convolutions that copy in place of its padded shortcuts, and return it.
+
+    It answers as before, and whole residual streams can be cut: which channels padding adds is written in code alone.
+    """
+    for block in network.modules():
+        if isinstance(block, Block) and isinstance(block.shortcut, PaddedShortcut):
+            block.shortcut = copying(block.shortcut, block.conv1.in_channels)
+    return network
 
 
 def _stage(in_channels: int, out_channels: int, blocks: int, stride: int, residual: bool) -> nn.Sequential:
