@@ -26,6 +26,9 @@ from .meters import METERS, Meter, millijoules, open_meter
 
 ROUNDS, LEAST_MS = 15, 15.0
 """Passes of every layer at least, and milliseconds."""
+LOOKS = 3
+"""Times that whole networks are measured: before, amid and after the layers. The least counts, as others on a machine
+only slow it down, and for seconds on end."""
 PULL, LEAST = 0.1, 0.1
 """How firmly the scales are held to a common one, and the least that one is of it."""
 Progress = Callable[[int, int], None]
@@ -65,14 +68,22 @@ def profile_folder(
 def profile(wanted: Mapping[str, Any], bench: Bench, threads: int, meter: str | None) -> dict[str, Any]:
     """The table of all that a bundle wants measured."""
     layers, networks, step = wanted["layers"], wanted["networks"], wanted["step"]
-    grids = [_grid(layer, bench) for layer in layers]
+    half = len(layers) // 2
+
+    def look() -> list[float]:
+        return bench.measure([each["file"] for each in networks], [each["inputs"] for each in networks])
+
+    before = look()
+    grids = [_grid(layer, bench) for layer in layers[:half]]
+    amid = look()
+    grids += [_grid(layer, bench) for layer in layers[half:]]
+    taken = np.min([before, amid, look()], axis=0)
     alone = np.zeros((len(networks), len(grids)))
     for row, network in zip(alone, networks, strict=True):
         for number, keep_in, keep_out, pattern, density in network["layers"]:
             grid = grids[number]
             row[number] += grid.at(keep_in, keep_out, step) * grid.factor(pattern, density)
-    taken = bench.measure([each["file"] for each in networks], [each["inputs"] for each in networks])
-    scales, fixed = fitted(alone, np.array(taken))
+    scales, fixed = fitted(alone, taken)
     return {
         "device": f"{platform.node()}, {platform.machine()} {platform.processor() or platform.system()}".strip(),
         "runtime": wanted["runtime"],
@@ -90,7 +101,7 @@ def count_files(wanted: Mapping[str, Any]) -> int:
     """How many there are to measure."""
     layers = sum(len(row) for layer in wanted["layers"] for row in layer["files"])
     thinned = sum(len(each["files"]) + 1 for layer in wanted["layers"] for each in layer["thinned"])
-    return layers + thinned + len(wanted["networks"])
+    return layers + thinned + LOOKS * len(wanted["networks"])
 
 
 @dataclass
