@@ -30,12 +30,15 @@ from secateur.data import TrainBatches, split
 from secateur.graph import count_costs
 from secateur.report import Report, Row
 from secateur.report.figures import kept_per_site
+from secateur.run import Journal
+from secateur.run.score import doublings
 
 BUDGET = sc.Budget(macs=0.5)
 NETWORKS = ("resnet56", "resnet20", "plain20")
 RULES: dict[str, Any] = {"uniform": sc.Uniform(), "shallow": sc.Shallow(), "deep": sc.Deep(), "l1": sc.Uniform()}
 ROWS = (*RULES, "random", "amc")
 SEEDED = ("random", "amc")
+SPENT = ("search_seconds", "search_images")
 LARGEST_FILTERS = sc.PruneSettings("magnitude", refit=False, sequential=False, recalibrate=False)
 TRAINING = sc.FineTune(epochs=100, lr=0.1, warmup_epochs=2, distil=0, weight_decay=5e-4)
 """Of Plain-20, from random weights."""
@@ -78,7 +81,8 @@ def main() -> None:
         for row in options.row or (("l1", "amc") if options.quick else ROWS):
             for seed in range(options.seeds if row in (*SEEDED, "uniform") and not options.quick else 1):
                 bench.row(row, seed, not options.before)
-    found = [json.loads(place.read_text()) for place in sorted(setting.runs.glob("*/row.json"))]
+    places = sorted(setting.runs.glob("*/row.json"))
+    found = [json.loads(place.read_text()) | spent(place.parent / "search", setting.reward) for place in places]
     shown = ("network", "row", "seed", "MACs, %", "before", "last", "best", "epochs", "dense", "minutes")
     record.show(f"CIFAR-10, {BUDGET}, test top-1", [{key: row.get(key, "") for key in shown} for row in found])
     if not options.quick:
@@ -88,12 +92,20 @@ def main() -> None:
             place.with_name(f"paper_cifar_{network}.svg").write_text(kept_per_site(as_report(network, found)))
 
 
+def spent(search: Path, images: int) -> dict[str, float]:
+    """What a search took: seconds of its trials, each on one core, and the images that they looked at."""
+    outcomes = [trial.outcome for trial in Journal(search / "journal.jsonl").read() if trial.outcome]
+    marks = doublings(images)
+    looked = sum(marks[len(outcome.stages) - 1] for outcome in outcomes)
+    return dict(zip(SPENT, (sum(outcome.seconds for outcome in outcomes), float(looked)), strict=True))
+
+
 def figures(rows: list[dict[str, Any]]) -> dict[str, float]:
     """Means over seeds, by network and row."""
     found = {}
     for network, row in dict.fromkeys((each["network"], each["row"]) for each in rows):
         mine = [each for each in rows if (each["network"], each["row"]) == (network, row)]
-        for when in ("before", "last", "best", "epochs"):
+        for when in ("before", "last", "best", "epochs", "minutes", *SPENT):
             if known := [each[when] for each in mine if when in each]:
                 found[f"{network}_{row}_{when}" if when != "epochs" else f"{network}_epochs"] = float(np.mean(known))
                 found[f"{network}_{row}_{when}_seeds"] = float(len(known))
