@@ -28,8 +28,6 @@ import secateur as sc
 from secateur import zoo
 from secateur.data import TrainBatches, split
 from secateur.graph import count_costs
-from secateur.report import Report, Row
-from secateur.report.figures import kept_per_site
 from secateur.run import Journal
 from secateur.run.score import doublings
 
@@ -89,7 +87,7 @@ def main() -> None:
         place = record.write("paper_cifar", figures(found), found)
         print(f"written to {place.relative_to(record.HERE.parent)}, with what each row keeps as .svg")
         for network in {row["network"] for row in found if row["row"] != "l1"}:
-            place.with_name(f"paper_cifar_{network}.svg").write_text(kept_per_site(as_report(network, found)))
+            draw(network, found)
 
 
 def spent(search: Path, images: int) -> dict[str, float]:
@@ -115,15 +113,11 @@ def figures(rows: list[dict[str, Any]]) -> dict[str, float]:
     return found
 
 
-def as_report(network: str, rows: list[dict[str, Any]]) -> Report:
-    """The first plan of each row, in the form that the report's figures are drawn from."""
-    none, first = sc.Costs(0, 0, 0), [row for row in rows if row["network"] == network and not row["seed"]]
-    first = [row for row in first if row["row"] != "l1"]  # as uniform as uniform
-    first.sort(key=lambda row: row["row"] == "amc")  # what is delivered comes last
-    shown = [Row("dense", {}, None, first[0]["dense"] / 100, None, none, None, None)]
-    shown += [Row(row["row"], row["plan"], None, row["before"] / 100, None, none, None, None) for row in first]
-    sites = tuple(first[0]["plan"])
-    return Report(f"{network} on CIFAR-10", str(BUDGET), "", "", "", tuple(shown), {}, sites, (), (), {})
+def draw(network: str, rows: list[dict[str, Any]]) -> None:
+    """A picture of the first plan of each row; what is delivered comes last."""
+    first = [row for row in rows if row["network"] == network and not row["seed"] and row["row"] != "l1"]  # as uniform
+    first.sort(key=lambda row: row["row"] == "amc")
+    record.draw(f"paper_cifar_{network}", f"{network} on CIFAR-10", {row["row"]: row["plan"] for row in first})
 
 
 class Bench:

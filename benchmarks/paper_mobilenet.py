@@ -53,6 +53,7 @@ def main() -> None:
     shown = ("budget", "widths", "seed", "top-1", "MACs, %", "params, %", "Pixel 1, %", "trials", "seconds")
     record.show("MobileNet-V1, ImageNet, no fine-tuning", [{key: row[key] for key in shown} for row in rows])
     if not options.quick:
+        draw(rows, [group.key for group in bench.graph.prunable], [group.width for group in bench.graph.prunable])
         figures = figures_of(rows) | {"mobilenet_v1_dense_top1": 100 * bench.test(bench.network)}
         print(f"written to {record.write('paper_mobilenet', figures, rows).relative_to(record.HERE.parent)}")
 
@@ -70,6 +71,18 @@ def figures_of(rows: list[dict[str, Any]]) -> dict[str, float]:
                 np.mean([row["seconds"] for row in rows if row["budget"] == budget and row["widths"] == "amc"])
             )
     return figures
+
+
+def draw(rows: list[dict[str, Any]], keys: list[str], widths: list[int]) -> None:
+    """A picture of the paper's plan, and of the first that was searched for each budget."""
+    found = {(row["budget"], row["widths"]): row["channels"] for row in rows if not row["seed"]}
+    shown = {"half_macs, the paper's": found["half_macs", "paper_widths"]}
+    shown |= {name: found[name, "amc"] for name in ("seventy_macs", "half_time", "half_macs") if (name, "amc") in found}
+    plans = {
+        name: {key: count / width for key, count, width in zip(keys, counts, widths, strict=True)}
+        for name, counts in shown.items()
+    }
+    record.draw("paper_mobilenet", "MobileNet-V1", plans)
 
 
 class Bench:

@@ -1,4 +1,4 @@
-"""What every benchmark leaves behind: a dated JSON file, and a table on the terminal."""
+"""What every benchmark leaves behind: a dated JSON file, a table on the terminal, and pictures of plans."""
 
 from __future__ import annotations
 
@@ -15,6 +15,10 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
+
+import secateur as sc
+from secateur.report import Report, Row
+from secateur.report.figures import kept_per_site
 
 HERE = Path(__file__).resolve().parent
 
@@ -49,3 +53,14 @@ def show(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     for row in rows:
         table.add_row(*(f"{value:.2f}" if isinstance(value, float) else str(value) for value in row.values()))
     Console().print(table)
+
+
+def draw(name: str, title: str, plans: Mapping[str, Mapping[str, float]]) -> None:
+    """Write results/NAME.svg: the fraction that each plan keeps at every site; the last is strong, the others faint."""
+    nothing = sc.Costs(0, 0, 0)
+    rows = [
+        Row(label, dict(plan), None, 0.0, None, nothing, None, None) for label, plan in {"dense": {}, **plans}.items()
+    ]
+    sites = tuple(dict.fromkeys(key for plan in plans.values() for key in plan))
+    report = Report(title, "", "", "", "", tuple(rows), {}, sites, (), (), {})
+    (HERE / "results" / f"{name}.svg").write_text(kept_per_site(report))
