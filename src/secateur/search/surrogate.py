@@ -91,9 +91,7 @@ class Surrogate:
     def draw(self, counts: npt.NDArray[np.int64], rng: np.random.Generator, daring: float = 1.0) -> Array:
         """What plans may be worth, [plans]: drawn from the belief, its spread times `daring` (Thompson sampling)."""
         mean, covariance = self.predict(counts)
-        values, vectors = np.linalg.eigh(covariance)
-        drawn: Array = mean + daring * (vectors @ (np.sqrt(values.clip(0)) * rng.standard_normal(len(mean))))
-        return drawn
+        return np.asarray(mean + daring * _drawn(covariance, rng.standard_normal(len(mean))))
 
     def sample(self, rng: np.random.Generator) -> Array:
         """Weights as they may well be [sites]."""
@@ -102,9 +100,7 @@ class Surrogate:
             return np.asarray(self.prior * np.exp(DOUBT * noise))
         half = solve_triangular(self._root, self._standard(self._counts) @ self._between(), lower=True)
         covariance = self._between() - half.T @ half
-        values, vectors = np.linalg.eigh(covariance)
-        drawn = vectors @ (np.sqrt(values.clip(0)) * noise)
-        return self.sound(self.mean - self.prior * drawn / self._spread)
+        return self.sound(self.mean - self.prior * _drawn(covariance, noise) / self._spread)
 
     def sound(self, weights: Array) -> Array:
         """The weights, none of them negative."""
@@ -129,6 +125,13 @@ class Surrogate:
     def _kernel(self, these: npt.NDArray[np.int64], those: npt.NDArray[np.int64]) -> Array:
         smooth = self._smooth * np.exp(-self._apart(these, those) / (2 * self._reach**2))
         return self._linear(these, those) + smooth
+
+
+def _drawn(covariance: Array, noise: Array) -> Array:
+    """Standard normal noise given this covariance, by its symmetric root: the only one that rounding does not turn, so
+    that another machine's arithmetic draws the same."""
+    values, vectors = np.linalg.eigh(covariance)
+    return np.asarray(vectors @ (np.sqrt(values.clip(0)) * (vectors.T @ noise)))
 
 
 def as_rows(plans: Sequence[Mapping[str, int]]) -> npt.NDArray[np.int64]:
