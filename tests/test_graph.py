@@ -1,6 +1,7 @@
 """What is read from a model: layers, groups, reasons; and that the model stays as it was."""
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -303,10 +304,11 @@ def test_a_network_that_would_be_followed_for_ever_is_refused() -> None:
         trace(FlattenedTwice(), image())
 
 
-def test_weights_that_a_hook_computes_are_refused_by_name() -> None:
+@pytest.mark.parametrize("computed", [nn.utils.spectral_norm, nn.utils.parametrizations.weight_norm])
+def test_weights_that_are_computed_are_refused_by_name(computed: Callable[[nn.Module], nn.Module]) -> None:
     model, example = build("plain")
-    nn.utils.spectral_norm(model.conv2)  # type: ignore[arg-type]
-    with pytest.raises(sc.TraceError, match=r"conv2 computes its weight in a hook.*torch\.nn\.utils"):
+    computed(model.conv2)
+    with pytest.raises(sc.TraceError, match=r"conv2 computes its weight.*torch\.nn\.utils.*remove_parametrizations"):
         trace(model, example)
 
 

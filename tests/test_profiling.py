@@ -118,6 +118,10 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main(["profile", str(job), "--runtime", "onnxruntime", "-o", str(tmp_path / "table.json")]) == 0
     assert "table.json" in capsys.readouterr().out
     assert main(["inspect", str(job)]) == 0, "the table is found beside the job"
+    assert main(["profile", str(job), "--runtime", "onnxruntime", "-o", str(tmp_path)]) == 2
+    assert "it is a folder" in capsys.readouterr().err
+    assert main(["profile", str(job), "--runtime", "onnxruntime", "-o", str(job / "table.json")]) == 2
+    assert "name another place" in capsys.readouterr().err
     assert main(["profile", str(job), "--runtime", "tensorrt", "-o", str(tmp_path / "t.json")]) == 2
     assert "choose one of" in capsys.readouterr().err
     assert main(["profile", str(job), "--runtime", "onnxruntime", "--bundle", str(tmp_path / "bundle")]) == 0

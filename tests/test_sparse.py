@@ -17,9 +17,11 @@ from secateur.sparse import (
     BlockSparseConv2d,
     BlockSparseLinear,
     block_sparsity,
+    dense_again,
     lanes,
     layers,
     library,
+    masked_layers,
     native,
 )
 
@@ -119,6 +121,7 @@ def test_a_convolution_answers_as_the_dense_one(
     back = sparse.to_dense()
     assert torch.equal(back.weight, dense.weight)
     assert str(back) == str(dense)
+    assert len([*masked_layers(back)]) == 1
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -177,6 +180,8 @@ def test_without_a_compiler_layers_stay_dense(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("CC", "/nowhere/cc")
     assert native.library.__wrapped__() is None
+    monkeypatch.setenv("CC", "cc -m64")
+    assert native.library.__wrapped__() is not None
     monkeypatch.setattr(layers, "library", lambda: None)
     dense = nn.Linear(32, 16)
     x = torch.randn(4, 32)
@@ -211,12 +216,72 @@ def test_the_quicker_of_two_is_taken() -> None:
     assert passes["slow"] == passes["quick"]
 
 
-@pytest.mark.parametrize("layer", [nn.Conv2d(4, 4, 3, groups=2), nn.Conv2d(4, 4, 3, padding="same")])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(4, 4, 3, groups=2),
+        nn.Conv2d(4, 4, 2, padding="same"),  # one zero more behind than before
+        nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"),
+    ],
+)
 def test_what_cannot_be_is_refused(layer: nn.Conv2d) -> None:
     with pytest.raises(ValueError, match="block-sparse convolution"):
         BlockSparseConv2d.of(layer, (4, 4))
     with pytest.raises(TypeError, match="float64"):
         BlockSparseLinear.of(nn.Linear(4, 4).double(), (2, 2))
+
+
+def both_layers() -> list[tuple[nn.Module, nn.Module, torch.Tensor]]:
+    """A linear layer and a convolution, dense and block-sparse, with an input."""
+    linear, convolution = nn.Linear(32, 16), nn.Conv2d(8, 16, 3, padding="same")
+    with torch.no_grad():
+        linear.weight.copy_(sparse_weight(16, 32, (8, 8), 0.5, 0))
+        convolution.weight.copy_(sparse_weight(16, 72, (8, 8), 0.5, 1).view(16, 8, 3, 3))
+    return [
+        (linear, BlockSparseLinear.of(linear, (8, 8)), torch.randn(4, 32)),
+        (convolution, BlockSparseConv2d.of(convolution, (8, 8)), torch.randn(2, 8, 6, 6)),
+    ]
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_an_input_that_does_not_fit_is_refused_as_by_the_dense_layer(number: int) -> None:
+    """The kernel would read beyond the input's end, or leave a part of it out."""
+    dense, sparse, x = both_layers()[number]
+    for wrong in (torch.cat([x, x], 1), x[:, :4], x[:, :0]):
+        for layer in (dense, sparse):
+            with pytest.raises(RuntimeError):
+                layer(wrong)
+    matrix = BlockSparse.of(torch.ones(4, 6), (2, 2))
+    for rows, out in ((5, (4, 3)), (6, (4, 2)), (6, (5, 3))):
+        with pytest.raises(ValueError, match="does not multiply so"):
+            matrix.times(torch.ones(rows, 3), torch.empty(out))
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_where_no_kernel_may_run_the_dense_weight_answers(number: int) -> None:
+    dense, sparse, x = both_layers()[number]
+    one = x[0]
+    torch.testing.assert_close(sparse(one), dense(one), rtol=1e-4, atol=1e-4)  # without a batch
+    wanted = x.clone().requires_grad_()
+    sparse(wanted).square().sum().backward()
+    assert wanted.grad is not None
+    expected = x.clone().requires_grad_()
+    dense(expected).square().sum().backward()
+    torch.testing.assert_close(wanted.grad, expected.grad, rtol=1e-4, atol=1e-4)
+    with pytest.raises(RuntimeError, match="dense_again"), pytest.warns(DeprecationWarning, match="trace"):
+        torch.jit.trace(sparse, x)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert sparse(x).dtype == dense(x).dtype == torch.bfloat16
+
+
+def test_a_network_is_dense_again_with_its_masks() -> None:
+    pairs = both_layers()
+    network = nn.Sequential(pairs[1][1], nn.Flatten(), nn.Linear(576, 32), pairs[0][1])
+    again = dense_again(network)
+    assert {name: str(kind) for name, _, _, kind in masked_layers(again)} == {"0": "8x8", "3": "8x8"}
+    assert torch.equal(again[0].weight, pairs[1][0].weight)
+    assert isinstance(network[0], BlockSparseConv2d), "the other one stays as it is"
+    assert dense_again(again) is again
 
 
 @pytest.mark.parametrize("part", ["start", "column", "values"])

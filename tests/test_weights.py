@@ -1,5 +1,6 @@
 """Sparsity inside layers: what goes, what makes up for it, what it costs, and that it lasts."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,19 @@ from secateur.prune import Calibration, Pruner, PruneSettings
 from secateur.prune.moments import collect
 from secateur.prune.solve import masked_least_squares
 from secateur.search import SearchSpace
-from secateur.sparse import Blocks, Pattern, Runs, block_sparsity, mask_of, masked_layers, pack, pattern, tiled, unpack
+from secateur.sparse import (
+    Blocks,
+    BlockSparseConv2d,
+    Pattern,
+    Runs,
+    block_sparsity,
+    mask_of,
+    masked_layers,
+    pack,
+    pattern,
+    tiled,
+    unpack,
+)
 
 PATTERNS = ["element", "4x4", "3x5", "1x8", "n:4"]
 NO_REFIT = PruneSettings(refit=False, sequential=False, recalibrate=False)
@@ -185,6 +198,40 @@ def test_costs_are_those_of_the_network_that_is_built(text: str) -> None:
         assert built.block_sparsity == pytest.approx(sum(brute) / total)
     else:
         assert built.block_sparsity == 0.0
+
+
+@pytest.mark.parametrize("text", ["16x16", "32x32"])
+def test_of_a_small_layer_one_block_stays_and_is_told_so(text: str) -> None:
+    """A layer cut to the size of a block is whole: a reward is not paid for zeros that are not there."""
+    model = resnet()
+    space = space_of(model, {"*": text}, sc.Budget(macs=1.0), min_keep=0.05)
+    least = {site.key: site.least for site in space.sites}
+    thin = Pruner(model, space.graph, Calibration((images(),)), NO_REFIT).final(least)
+    built = count_costs(thin, images(1)).block_sparsity
+    assert built - 0.2 < space.costs(least).block_sparsity <= built + 1e-9
+
+
+def test_a_block_sparse_network_is_saved_and_counted_as_what_it_was_made_from(tmp_path: Path) -> None:
+    model = settled(zoo.build("resnet20", 10))
+    plan = sc.Plan({f"layer3.{number}.conv2:16x16": 0.25 for number in range(3)})
+    thin = sc.prune(model, images(2), plan, calibration=images())
+    sparse = copy.deepcopy(thin)
+    for number in range(3):
+        sparse.layer3[number].conv2 = BlockSparseConv2d.of(thin.layer3[number].conv2, (16, 16))
+    assert count_costs(sparse, images(1)) == count_costs(thin, images(1))
+    sc.save(sparse, tmp_path / "sparse.safetensors")
+    loaded = sc.load(tmp_path / "sparse.safetensors", zoo.build("resnet20", 10))
+    for name, tensor in thin.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+    assert [name for name, *_ in masked_layers(loaded)] == [name for name, *_ in masked_layers(thin)]
+    with pytest.warns(UserWarning, match="is dense"):
+        assert sc.export(sparse, images(4), tmp_path / "sparse.onnx", runtime="onnxruntime") < 1e-3
+    with pytest.raises(sc.DataError, match="for inference"):
+        sc.finetune(sparse, [(images(4), torch.zeros(4, dtype=torch.int64))])
+    with torch.no_grad():
+        thin.layer3[0].conv2.weight.add_(1.0)
+    with pytest.raises(CheckpointError, match=r"sparse\.hold"):
+        sc.save(thin, tmp_path / "thin.safetensors")
 
 
 def weighted(model: nn.Module) -> list[nn.Conv2d | nn.Linear]:

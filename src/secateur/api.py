@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -31,6 +32,7 @@ from secateur.run import Evaluate, Evaluator, InProcess, Loop, Met, OnTrial, Run
 from secateur.runtimes import Measured, engine
 from secateur.search import Bayesian, Conditioned, Reward, SearchSpace, Strategy, resource_constrained
 from secateur.settings import SearchSettings, identity
+from secateur.sparse import dense_again, masked_layers
 
 
 def inspect(model: nn.Module, example_input: Example) -> ModelGraph:
@@ -245,6 +247,8 @@ def block_sparse(model: nn.Module, example_input: Example) -> nn.Module:
 def export(model: nn.Module, inputs: Example, path: str | os.PathLike[str], *, runtime: str) -> float:
     """Write a network as a file of a runtime that ships it; raises what `secateur.runtimes.export` does.
 
+    Zeros among the weights are written like any others, with a warning: none of these runtimes is quicker for them.
+
     Args:
         model: any network, pruned or not.
         inputs: some real inputs [N, ...], or a tuple of them; the file takes one example at a time, and answers are
@@ -255,6 +259,8 @@ def export(model: nn.Module, inputs: Example, path: str | os.PathLike[str], *, r
     Returns:
         The largest difference of an output, as a fraction of the outputs' root mean square.
     """
+    if any(masked_layers(dense_again(model))):
+        warnings.warn(f"{path} is dense: {runtime} is no faster for zeros among the weights", stacklevel=2)
     return runtimes.export(model, as_inputs(inputs), Path(path), runtime)
 
 

@@ -47,8 +47,10 @@ class How:
 def profile_job(job: Job, how: How, table: Path | None, bundle: Path | None) -> str:
     """What `secateur profile` does: write the table of this machine, or a bundle for another. Returns what to say.
 
-    Raises ExportError where the runtime is not installed, BudgetError where the meter is not here.
+    Raises ExportError where the runtime is not installed or the place cannot be written, BudgetError where the meter is
+    not here.
     """
+    _check_place(table, bundle)
     if how.runtime != "torch":
         runtime_called(how.runtime).require()
     elif bundle is not None:
@@ -70,6 +72,19 @@ def profile_job(job: Job, how: How, table: Path | None, bundle: Path | None) -> 
         made = make_table(found.model, found.example, space, how, partial(_show, bars))
     write_atomically(table, json.dumps(made, indent=1).encode() + b"\n")
     return f'written to {table}; name it in a job: {"energy" if how.meter else "latency"} = "{table}"'
+
+
+def _check_place(table: Path | None, bundle: Path | None) -> None:
+    """Before anything is measured. Raises ExportError."""
+    try:
+        if bundle is not None:
+            bundle.mkdir(parents=True, exist_ok=True)
+        if table is not None:
+            table.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ExportError(f"cannot write {bundle or table}: {error.strerror}; name another place") from error
+    if table is not None and table.is_dir():
+        raise ExportError(f"cannot write {table}: it is a folder; name a file")
 
 
 def _show(bars: Bars, what: str, done: int, whole: int) -> None:

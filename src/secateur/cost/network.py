@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from secateur.cost.analytic import Bytes, CostModel, Macs, Params
+from secateur.cost.analytic import Bytes, CostModel, Macs, Params, kept_weights
 from secateur.graph import Counts, Layer, ModelGraph
 from secateur.plan import Costs
 
@@ -85,6 +85,10 @@ def block_sparsity(graph: ModelGraph, counts: Counts) -> float:
     """BSF: weights that lie in whole blocks of zeros, over all weights that the layers have."""
     if not graph.sparse:
         return 0.0
-    left = {x.name: float(x.weights(x.inputs.size(counts), x.outputs.size(counts))) for x in graph.layers}
+    sizes = {x.name: (x.inputs.size(counts), x.outputs.size(counts)) for x in graph.layers}
+    whole = sum(float(x.weights(*sizes[x.name])) for x in graph.layers)
     blocks = (x for x in graph.sparse.values() if x.sparsity is not None and not x.sparsity.pattern.fine)
-    return sum(left[x.name] * (1.0 - float(x.density(counts))) for x in blocks) / sum(left.values())
+    return (
+        sum(float(x.weights(*sizes[x.name]) - kept_weights(x, *sizes[x.name], x.density(counts))) for x in blocks)
+        / whole
+    )

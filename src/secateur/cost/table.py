@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from secateur.cost.analytic import Cost, Density, summed
+from secateur.cost.analytic import Cost, Density, kept_weights, summed
 from secateur.errors import BudgetError
 from secateur.graph import ChannelGroup, Count, Layer, ModelGraph
 from secateur.runtimes.sessions.grid import Grid, Shape
@@ -50,7 +50,10 @@ class LayerTable:
                 f"{layer.kind} {'x'.join(map(str, layer.kernel))}, stride {layer.stride}, input "
                 f"{'x'.join(map(str, layer.in_hw))}. Profile this network: secateur profile"
             )
-        thin = 1.0 if layer.sparsity is None else grid.factor(str(layer.sparsity.pattern), density)
+        thin = 1.0
+        if layer.sparsity is not None:  # by what is really left: of a small layer a block may be all there is
+            left = kept_weights(layer, keep_in, keep_out, density) / kept_weights(layer, keep_in, keep_out)
+            thin = grid.factor(str(layer.sparsity.pattern), left)
         return np.asarray(grid.scale * grid.at(keep_in, keep_out, self.step) * thin, dtype=np.float64)
 
     def unit_cost(self, group: ChannelGroup) -> float:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from secateur.errors import CheckpointError
 from secateur.prune import PICKED, Picking, pick, resize, set_tensor
 from secateur.run import write_atomically
-from secateur.sparse import Pattern, impose, masked_layers, pack, pattern, unpack
+from secateur.sparse import Pattern, dense_again, impose, masked_layers, pack, pattern, unpack
 
 CHANNELS = ("in_channels", "out_channels", "groups", "in_features", "out_features", "num_features")
 FORMAT = "secateur-1"
@@ -26,14 +26,21 @@ FORMAT = "secateur-1"
 def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
     """Write a network's tensors, and the widths of its layers, to one safetensors file; sparse weights are packed.
 
-    Raises CheckpointError where the file cannot be written.
+    Block-sparse layers are written as the dense ones that they were made from. Raises CheckpointError where the file
+    cannot be written, or weights that a mask leaves out are no longer zero.
     """
+    model = dense_again(model)
     state, seen = model.state_dict(), dict[int, str]()
     shared = {name: seen[t.data_ptr()] for name, t in state.items() if t.numel() and _known(seen, name, t)}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items() if name not in shared}
     widths = {name: widths for name, module in model.named_modules() if (widths := _widths(module))}
     sparse = {name: {"pattern": str(kind), "shape": [*mask.shape]} for name, _, mask, kind in masked_layers(model)}
     for name, _, mask, kind in masked_layers(model):
+        if (tensors[f"{name}.weight"][~mask.cpu()] != 0).any():
+            raise CheckpointError(
+                f"{name} has weights other than zero where its mask leaves them out: train by sc.finetune, or call "
+                "secateur.sparse.hold(model) after each step of a training of your own"
+            )
         if packed := pack(tensors[f"{name}.weight"], mask.cpu(), kind):
             del tensors[f"{name}.weight"]
             tensors |= {f"{name}.weight.{part}": tensor.contiguous() for part, tensor in packed.items()}

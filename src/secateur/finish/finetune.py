@@ -20,6 +20,7 @@ from secateur.errors import DataError
 from secateur.finish.processes import processes
 from secateur.finish.settings import FineTune
 from secateur.finish.training import Epoch, Training
+from secateur.sparse import dense_again
 
 OnEpoch = Callable[[Epoch], None]
 
@@ -55,9 +56,11 @@ def finetune(
         One `Epoch` for each epoch trained, those before a resume included.
 
     Raises:
-        DataError: there are no batches, or the loss is no longer finite.
+        DataError: there are no batches, the loss is no longer finite, or layers are block-sparse already.
         CheckpointError: the checkpoint is damaged or belongs to another training.
     """
+    if dense_again(model) is not model:
+        raise DataError("block-sparse layers are for inference: fine-tune the network that they were made from")
     settings = settings or FineTune()
     if epochs is not None:
         settings = replace(settings, epochs=epochs)

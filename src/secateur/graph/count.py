@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from secateur.graph.coupling import PRODUCERS
 from secateur.graph.private import Example, as_inputs
 from secateur.plan import Costs
-from secateur.sparse import masked_layers, stored_bytes
+from secateur.sparse import dense_again, masked_layers, stored_bytes
 
 
 def count_costs(model: nn.Module, example_input: Example) -> Costs:
@@ -22,7 +22,7 @@ def count_costs(model: nn.Module, example_input: Example) -> Costs:
     that does not run there (what it does depends on numbers, or it holds tensors that are no buffers) is counted
     on its own device. Of sparse layers only the weights that are not masked count, and what `secateur.save` writes.
     """
-    inputs = as_inputs(example_input)
+    inputs, model = as_inputs(example_input), dense_again(model)
     private = copy.deepcopy(model).eval()
     try:
         with torch.device("meta"):

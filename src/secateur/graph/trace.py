@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import is_parametrized
 
 from secateur.errors import TraceError
 from secateur.graph.count import count_costs
@@ -48,10 +47,11 @@ def trace(model: nn.Module, example_input: Example) -> ModelGraph:
 
 def _refuse_computed_weights(model: nn.Module) -> None:
     for name, module in model.named_modules():
-        if isinstance(module, PRODUCERS) and "weight" not in module._parameters and not is_parametrized(module):
+        if isinstance(module, PRODUCERS) and "weight" not in module._parameters:
             raise TraceError(
-                f"{name} computes its weight in a hook (spectral_norm, weight_norm, a pruning mask); make it a "
-                "plain parameter first, with the function of torch.nn.utils that removes what it added"
+                f"{name} computes its weight (spectral_norm, weight_norm, a pruning mask); make it a plain parameter "
+                "first, with the function of torch.nn.utils that removes what it added, such as "
+                "parametrize.remove_parametrizations"
             )
 
 

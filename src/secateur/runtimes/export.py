@@ -17,10 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from secateur.errors import BudgetError, ExportError, ExportMismatch
+from secateur.graph import count_costs
 from secateur.runtimes.eager import eager_session
 from secateur.runtimes.kernels import block_sparse
 from secateur.runtimes.sessions import Session, median_ms, open_session
 from secateur.runtimes.sessions.meters import Meter, millijoules, open_meter
+from secateur.sparse import dense_again
 from secateur.threads import torch_threads
 
 TOLERANCE = 1e-3
@@ -49,7 +51,7 @@ class Runtime:
         """Write the network for inputs of the example's sizes. Raises ExportError."""
         self.require()
         exporter = importlib.import_module(f"secateur.runtimes.exporters.{self.exporter}")
-        ready = copy.deepcopy(network).eval().to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        ready = copy.deepcopy(dense_again(network)).eval().to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         try:
             exporter.convert(ready.requires_grad_(False), tuple(x.cpu().contiguous() for x in example), place)
         except Exception as error:
@@ -197,7 +199,7 @@ def measure(
                     with torch_threads(threads):
                         ready = block_sparse(copy.deepcopy(network).cpu(), one)
                     sessions[name] = eager_session(ready)
-                    sizes[name] = sum(tensor.nbytes for tensor in ready.state_dict().values())
+                    sizes[name] = count_costs(network, one).bytes
                     continue
                 chosen = runtime_called(runtime)
                 place = Path(folder) / runtime / name / f"network{chosen.suffix}"

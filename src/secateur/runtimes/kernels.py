@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from contextlib import suppress
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,8 +51,9 @@ def _block_sparse(layer: nn.Module, kind: Pattern) -> nn.Module | None:
     block = getattr(kind, "block", (1, 1))
     if type(layer) is nn.Linear:
         return BlockSparseLinear.of(layer, block)
-    if type(layer) is nn.Conv2d and layer.padding_mode == "zeros" and not isinstance(layer.padding, str):
-        return BlockSparseConv2d.of(layer, block)
+    if type(layer) is nn.Conv2d:
+        with suppress(ValueError):  # it pads in another way
+            return BlockSparseConv2d.of(layer, block)
     return None
 
 
@@ -58,11 +61,12 @@ def _inputs_of(model: nn.Module, layers: dict[str, nn.Module], inputs: tuple[Ten
     """What each layer is given in a pass."""
     seen: dict[str, Tensor] = {}
 
-    def look(name: str, args: tuple[Tensor, ...]) -> None:
-        seen[name] = args[0]
+    def look(name: str, args: tuple[Tensor, ...], named: dict[str, Any]) -> None:
+        seen[name] = args[0] if args else named["input"]
 
     handles = [
-        layer.register_forward_pre_hook(lambda _, args, name=name: look(name, args)) for name, layer in layers.items()
+        layer.register_forward_pre_hook(lambda _, args, named, name=name: look(name, args, named), with_kwargs=True)
+        for name, layer in layers.items()
     ]
     try:
         with torch.inference_mode():

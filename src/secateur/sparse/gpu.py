@@ -56,7 +56,11 @@ def _product(  # noqa: PLR0913  # a kernel takes pointers, sizes and strides
 
 
 def times(matrix: BlockSparse, x: Tensor, out: Tensor, bias: Tensor | None) -> None:
-    """Write W x + bias into `out` [out, n], for x [in, n]; all of one precision, x and `out` laid out in any way."""
+    """Write W x + bias into `out` [out, n], for x [in, n]; all of one precision, x and `out` laid out in any way.
+
+    Raises ValueError where they do not fit.
+    """
+    matrix.check(x, out, bias)
     grid = (triton.cdiv(x.shape[1], COLUMNS), len(matrix.start) - 1)
     with torch.cuda.device_of(x):
         _run(grid, matrix, x, out, bias)

@@ -6,6 +6,7 @@ they multiply by the dense weight, made again when it is first needed.
 
 from __future__ import annotations
 
+import copy
 import importlib
 import importlib.util
 from functools import cache
@@ -16,8 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from secateur.sparse.masked import impose
 from secateur.sparse.matrix import Block, BlockSparse
 from secateur.sparse.native import library
+from secateur.sparse.pattern import Blocks
 
 TYPES = (torch.float32, torch.bfloat16)
 Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
@@ -85,8 +88,22 @@ class _BlockSparseLayer(nn.Module):
             self._dense = self.values, self.dense_weight()
         return self._dense[1]
 
+    def _fits(self, x: Tensor) -> bool:
+        """Whether a kernel may be given this input: it trusts the sizes."""
+        raise NotImplementedError
+
     def _precision(self, x: Tensor) -> torch.dtype | None:
-        """What a kernel computes this input in; none where no kernel can."""
+        """What a kernel computes this input in; none where the dense weight has to do it.
+
+        No kernel passes gradients on; under autocast the dense layer decides on the precision; and an input that does
+        not fit is the dense layer's to take or to refuse. Raises RuntimeError where a trace is made, which would not
+        see what a kernel does.
+        """
+        if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+            raise RuntimeError("block-sparse layers cannot be traced: trace secateur.sparse.dense_again(network)")
+        alone = not (x.requires_grad and torch.is_grad_enabled()) and not torch.is_autocast_enabled(x.device.type)
+        if not alone or not self._fits(x):
+            return None
         if x.dtype not in TYPES or x.numel() == 0:
             return None
         if x.is_cuda:
@@ -104,9 +121,12 @@ class BlockSparseLinear(_BlockSparseLayer):
         return cls(layer.weight, layer.bias, block)
 
     def to_dense(self) -> nn.Linear:
-        """The layer with its dense weight, to be trained on."""
+        """The layer with its dense weight, of which the blocks that are there may be trained on."""
         made = nn.Linear(self.shape[1], self.shape[0], bias=self.bias is not None, dtype=self.values.dtype)
         return _filled(made, self)
+
+    def _fits(self, x: Tensor) -> bool:
+        return x.shape[-1:] == self.shape[1:]
 
     def forward(self, x: Tensor) -> Tensor:
         """The layer's answer, in the input's precision."""
@@ -127,10 +147,11 @@ class BlockSparseConv2d(_BlockSparseLayer):
     """x [N, in, H, W] -> [N, out, H', W'], as `nn.Conv2d` of the same weight, its matrix form [out, in * kh * kw]."""
 
     def __init__(self, layer: nn.Conv2d, block: Block) -> None:
-        if layer.groups != 1 or layer.padding_mode != "zeros" or isinstance(layer.padding, str):
-            raise ValueError("a block-sparse convolution has one group, and padding by zeros given in numbers")
+        padding = _padding(layer)
+        if layer.groups != 1 or padding is None:
+            raise ValueError("a block-sparse convolution has one group, and as many zeros around on either side")
         super().__init__(layer.weight, layer.bias, block)
-        self.stride, self.padding, self.dilation = layer.stride, layer.padding, layer.dilation
+        self.stride, self.padding, self.dilation = layer.stride, padding, layer.dilation
 
     @classmethod
     def of(cls, layer: nn.Conv2d, block: Block) -> Self:
@@ -138,11 +159,14 @@ class BlockSparseConv2d(_BlockSparseLayer):
         return cls(layer, block)
 
     def to_dense(self) -> nn.Conv2d:
-        """The layer with its dense weight, to be trained on."""
+        """The layer with its dense weight, of which the blocks that are there may be trained on."""
         out, inside, *kernel = self.shape
         bias, dtype = self.bias is not None, self.values.dtype
         form: dict[str, Any] = {"stride": self.stride, "padding": self.padding, "dilation": self.dilation}
         return _filled(nn.Conv2d(inside, out, (kernel[0], kernel[1]), **form, bias=bias, dtype=dtype), self)
+
+    def _fits(self, x: Tensor) -> bool:
+        return x.dim() == 4 and x.shape[1] == self.shape[1]
 
     def forward(self, x: Tensor) -> Tensor:
         """The layer's answer, in the input's precision."""
@@ -169,11 +193,36 @@ class BlockSparseConv2d(_BlockSparseLayer):
         return f"{self.shape[1]}, {self.shape[0]}, kernel_size={tuple(self.shape[2:])}, {_kept(self)}"
 
 
+def _padding(layer: nn.Conv2d) -> tuple[int, int] | None:
+    """Zeros on either side, down and across; none where a convolution pads in another way."""
+    before = layer._reversed_padding_repeated_twice  # what comes before and after, across and then down
+    if layer.padding_mode != "zeros" or before[0] != before[1] or before[2] != before[3]:
+        return None
+    return before[2], before[0]
+
+
 def _filled(made: Layer, sparse: _BlockSparseLayer) -> Layer:
     with torch.no_grad():
         made.weight.copy_(sparse.dense_weight())
         if made.bias is not None and sparse.bias is not None:
             made.bias.copy_(sparse.bias)
+    matrix = sparse._matrix()
+    kept = BlockSparse(matrix.start, matrix.column, torch.ones_like(matrix.values), matrix.shape).dense()
+    impose(made.to(sparse.values.device), kept.bool().view(sparse.shape), Blocks(matrix.block))
+    return made
+
+
+def dense_again(model: nn.Module) -> nn.Module:
+    """A copy whose block-sparse layers are dense ones with masks again; the model itself where there are none."""
+    if isinstance(model, BlockSparseLinear | BlockSparseConv2d):
+        return model.to_dense()
+    names = [name for name, x in model.named_modules() if isinstance(x, BlockSparseLinear | BlockSparseConv2d)]
+    made = copy.deepcopy(model) if names else model
+    for name in names:
+        parent, _, child = name.rpartition(".")
+        layer = made.get_submodule(name)
+        assert isinstance(layer, BlockSparseLinear | BlockSparseConv2d)
+        setattr(made.get_submodule(parent), child, layer.to_dense())
     return made
 
 

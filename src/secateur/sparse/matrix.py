@@ -66,15 +66,29 @@ class BlockSparse:
         blocks[row, self.column.long()] = self.values.transpose(1, 2)
         return blocks.transpose(1, 2).reshape(down * high, across * wide)[:rows, :columns].contiguous()
 
+    def check(self, x: Tensor, out: Tensor, bias: Tensor | None) -> None:
+        """Raises ValueError where these do not fit the matrix or each other: the kernels trust them."""
+        rows, columns = self.shape
+        sizes = x.dim() == 2 and tuple(out.shape) == (rows, x.shape[1]) and x.shape[0] == columns
+        given = [self.values, x, out] if bias is None else [self.values, x, out, bias]
+        alike = len({(tensor.dtype, tensor.device) for tensor in given}) == 1
+        if not sizes or not alike or (bias is not None and (bias.shape != (rows,) or not bias.is_contiguous())):
+            shapes = ", ".join(f"{tensor.dtype} {list(tensor.shape)} on {tensor.device}" for tensor in given[1:])
+            raise ValueError(f"a matrix {list(self.shape)} of {self.values.dtype} does not multiply so: {shapes}")
+
     def times(self, x: Tensor, out: Tensor, bias: Tensor | None = None, lanes: int = 0) -> None:
         """Write W x + bias into `out` [out, n], for x [in, n]; both float32 on the CPU and laid out in any way.
 
         By vectors of so many `lanes` (4, 8, 16) as far as the processor has them; 0 for the widest.
-        Raises RuntimeError without a compiled kernel (`native.library`), MemoryError without memory.
+        Raises ValueError where they do not fit, RuntimeError without a compiled kernel (`native.library`), MemoryError
+        without memory.
         """
         found = library()
         if found is None:
             raise RuntimeError("the block-sparse kernel is not compiled on this machine")
+        self.check(x, out, bias)
+        if x.dtype != torch.float32 or x.device.type != "cpu":
+            raise ValueError(f"this kernel computes in float32 on the CPU, not in {x.dtype} on {x.device}")
         high, wide = self.block
 
         def rows(first: int, last: int) -> None:

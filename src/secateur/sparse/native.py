@@ -6,6 +6,7 @@ import ctypes
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -20,12 +21,12 @@ _POINTER, _SIZE = ctypes.c_void_p, ctypes.c_int64
 @cache
 def library() -> ctypes.CDLL | None:
     """The kernel's functions; None where there is no C compiler, or it fails: networks then stay dense."""
-    place = _home() / f"block_sparse_{_digest()}.so"
     try:
+        place = _home() / f"block_sparse_{_digest()}.so"
         if not place.exists():
             _compile(place)
         found = ctypes.CDLL(str(place))
-    except (OSError, subprocess.CalledProcessError):
+    except (OSError, RuntimeError, subprocess.CalledProcessError):  # RuntimeError: a user without a home
         return None
     multiply = found.secateur_block_sparse
     multiply.argtypes = [*[_POINTER] * 4, *[_SIZE] * 7, _POINTER, *[_SIZE] * 2, _POINTER, *[_SIZE] * 2, ctypes.c_int]
@@ -50,11 +51,12 @@ def _digest() -> str:
 
 def _compile(place: Path) -> None:
     """Raises OSError where there is no compiler, CalledProcessError where it fails."""
-    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    if compiler is None:
+    named = shlex.split(os.environ.get("CC", ""))
+    compiler = named or [found for name in ("cc", "gcc", "clang") if (found := shutil.which(name))][:1]
+    if not compiler:
         raise FileNotFoundError("no C compiler")
     place.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=place.parent) as folder:
         made = Path(folder) / place.name
-        subprocess.run([compiler, *FLAGS, "-o", str(made), str(SOURCE)], check=True, capture_output=True)
+        subprocess.run([*compiler, *FLAGS, "-o", str(made), str(SOURCE)], check=True, capture_output=True)
         made.replace(place)  # whole or not at all: another process may be doing the same
