@@ -69,6 +69,22 @@ def test_dense_and_pruned_answer_as_in_pytorch(name: str, runtime: str, tmp_path
 def test_what_ncnn_does_not_have_is_named(tmp_path: Path) -> None:
     with pytest.raises(sc.ExportError, match=r"ncnn has no torch\.index_select"):
         sc.export(pruned("resnet20"), images(), tmp_path / "a.param", runtime="ncnn")
+    with pytest.warns(UserWarning, match=r"ncnn is left out: .*index_select"):
+        found = sc.measure({"pruned": pruned("resnet20")}, images(1))
+    assert {"torch", "onnxruntime"} <= {each.runtime for each in found}
+    assert "ncnn" not in {each.runtime for each in found}
+    with pytest.raises(sc.ExportError, match="index_select"):
+        sc.measure({"pruned": pruned("resnet20")}, images(1), runtime=["ncnn"])
+
+
+class ByName(nn.Module):
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"answer": 2 * x}
+
+
+def test_answers_that_are_no_tensors_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(sc.ExportError, match="ByName answers by dict"):
+        sc.export(ByName(), images(), tmp_path / "a.onnx", runtime="onnxruntime")
 
 
 class TwoAndTwo(nn.Module):

@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -118,6 +120,30 @@ def table_by_macs(model: nn.Module, example: Tensor) -> dict[str, object]:
         grids[shape_of(layer)] = {**facts, "in_channels": sides[0], "out_channels": sides[1], "cost": cost}
     made = {"device": "here", "runtime": "onnxruntime", "threads": 1, "made": "2026-11-23", "step": 1}
     return {**made, "fixed": 0.0, "layers": list(grids.values())}
+
+
+def test_an_absolute_budget_is_held_to_in_milliseconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine that takes twice what the table says, for the dense network too."""
+
+    def slow(*given: Any, **more: Any) -> list[Measured]:
+        return [replace(each, latency_ms=2 * each.latency_ms) for each in counted(*given, **more)]
+
+    monkeypatch.setattr(runtimes, "measure", slow)
+    model, place = network(), tmp_path / "table.json"
+    place.write_text(json.dumps(table_by_macs(model, EXAMPLE)))
+    most = 0.9 * count_costs(model, EXAMPLE).macs
+    study = sc.search(
+        model,
+        EXAMPLE,
+        evaluate=sc.agreement(model, EXAMPLE),
+        calibration=[EXAMPLE],
+        budget=sc.Budget(latency_ms=most, absolute=True),
+        trials=3,
+        settings=sc.SearchSettings(latency=str(place)),
+    )
+    met = sc.meet(study, model, EXAMPLE)
+    small = sc.prune(model, EXAMPLE, met.plan, calibration=[EXAMPLE])
+    assert 0.8 * most < 2 * 1.2 * count_costs(small, EXAMPLE).macs <= most
 
 
 def test_a_job_is_delivered_within_its_measured_budget(

@@ -30,7 +30,11 @@ HALF = sc.Costs(500, 50, 200, latency_ms=5.0, energy_mj=20.0, block_sparsity=0.2
 def test_accuracy_guaranteed_is_error_times_log_of_cost() -> None:
     assert sc.AccuracyGuaranteed()(0.7, HALF, DENSE) == pytest.approx(-0.3 * math.log(500))
     assert sc.AccuracyGuaranteed("params")(0.7, HALF, DENSE) == pytest.approx(-0.3 * math.log(50))
-    assert sc.AccuracyGuaranteed("latency_ms")(0.7, HALF, DENSE) == pytest.approx(-0.3 * math.log(5))
+    assert sc.AccuracyGuaranteed("latency_ms")(0.7, HALF, DENSE) == pytest.approx(-0.3 * math.log(5e6))  # ns
+    quick, quicker = (sc.Costs(1000, 100, 400, latency_ms=ms, energy_mj=ms) for ms in (0.6, 0.06))
+    for metric in ("latency_ms", "energy_mj"):
+        reward = sc.AccuracyGuaranteed(metric)
+        assert reward(0.7, quick, DENSE) < reward(0.7, quicker, DENSE), "below one unit less is still better"
 
 
 def test_within_the_tolerance_the_smaller_network_is_better() -> None:
@@ -337,6 +341,40 @@ def test_a_layer_that_was_not_measured_is_named(tmp_path: Path) -> None:
     told = table(tmp_path, layers=TABLE["layers"][:1])
     with pytest.raises(BudgetError, match="conv2"):
         told.dense(sc.inspect(*build("plain")))
+
+
+def test_a_table_of_narrower_layers_is_refused(tmp_path: Path) -> None:
+    narrow = {**TABLE["layers"][1], "out_channels": [4], "cost": [[1.0], [2.0]]}
+    told = table(tmp_path, layers=[TABLE["layers"][0], narrow, *TABLE["layers"][2:]])
+    with pytest.raises(BudgetError, match=r"narrower layers than conv2"):
+        told.dense(sc.inspect(*build("plain")))
+
+
+def test_a_table_that_makes_no_sense_is_refused(tmp_path: Path) -> None:
+    for wrong in ({"cost": []}, {"cost": [[1.0, -2.0], [2.0, 4.0]]}, {"in_channels": [8, 4]}, {"scale": 0.0}):
+        with pytest.raises(BudgetError, match="channels rise"):
+            table(tmp_path, layers=[{**TABLE["layers"][1], **wrong}])
+    with pytest.raises(BudgetError, match="profile it anew"):
+        table(tmp_path, fixed=-100.0).dense(sc.inspect(*build("plain")))
+    (tmp_path / "table.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(BudgetError, match="is no text"):
+        latency_model(str(tmp_path / "table.json"))
+
+
+def test_a_reward_that_cannot_be_paid_is_refused_before_the_search(tmp_path: Path) -> None:
+    def two(score: float, costs: sc.Costs) -> float:
+        return score
+
+    with pytest.raises(StudyError, match="the reward of the dense network: TypeError"):
+        search(two, sc.Budget(macs=0.6), tmp_path / "run")
+    assert not (tmp_path / "run" / "journal.jsonl").exists()
+
+
+def test_two_rewards_of_one_name_are_two_studies(tmp_path: Path) -> None:
+    half = sc.Budget(macs=0.5)
+    search(lambda score, costs, dense: score, half, tmp_path / "run")
+    with pytest.raises(StudyError):
+        search(lambda score, costs, dense: 2 * score - costs.macs / dense.costs.macs, half, tmp_path / "run")
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"layers": 3}', '{"device": "x"}'])

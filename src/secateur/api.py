@@ -97,6 +97,7 @@ def search(  # noqa: PLR0913  # each is a thing the caller has, and all but four
     timed = _clock(space, model, example_input) if settings.measured and not budget.is_range else None
     home = RunFolder(folder, identity(model, space, strategy, settings)) if folder is not None else None
     dense = Outcome(score_of(evaluate, private_copy(model).requires_grad_(False)), space.dense, 0.0, 0.0)
+    _try_reward(settings.reward, dense)
     inputs = Calibration.gather(calibration, inputs=len(as_inputs(example_input)))
     pruner = Pruner(model, space.graph, inputs, settings.prune)
     space = space.informed(pruner.losses, weighed=settings.reward is not resource_constrained)
@@ -121,6 +122,14 @@ def _check_reward(reward: Reward, space: SearchSpace) -> None:
     missing = [metric for metric in needed if metric not in space.dense.known]
     if missing:
         raise StudyError(f"{type(reward).__name__} needs {missing[0]}: name what tells it (latency, energy)")
+
+
+def _try_reward(reward: Reward, dense: Outcome) -> None:
+    """Refuse a reward that cannot be paid at all, by paying the dense network."""
+    try:
+        reward(dense.score, dense.costs, dense)
+    except Exception as error:
+        raise StudyError(f"the reward of the dense network: {type(error).__name__}: {error}") from error
 
 
 def _evaluators(
@@ -210,7 +219,9 @@ def meet(
 def _clock(
     space: SearchSpace, model: nn.Module, example: Example, runtime: str | None = None, threads: int | None = None
 ) -> Callable[[Plan], float]:
-    """What plans take when they are measured here, over the dense network. Raises BudgetError, ExportError."""
+    """What plans take when they are measured here, over the dense network: as it is measured too, or, where the budget
+    is absolute, as the table has it, so that it is held to in milliseconds. Raises BudgetError, ExportError.
+    """
     if space.budget.metric != "latency_ms":
         raise BudgetError(f"a budget of {space.budget} is not measured by a clock; only latency_ms is")
     table = space.prices["latency_ms"].model
@@ -225,7 +236,7 @@ def _clock(
     def measured(plan: Plan) -> float:
         networks = {"dense": model, "cut": shaped(cutter, space.counts(plan))}
         found = runtimes.measure(networks, inputs, [where], threads)
-        return found[1].latency_ms / found[0].latency_ms
+        return found[1].latency_ms / (space.cost.dense if space.budget.absolute else found[0].latency_ms)
 
     return measured
 
@@ -272,9 +283,10 @@ def measure(
     threads: int = 1,
     meter: str | None = None,
 ) -> list[Measured]:
-    """Latency and file size of networks side by side, on each runtime named; by default torch and all installed.
+    """Latency and file size of networks side by side, on each runtime named; by default torch and all installed that
+    take the networks: the others are left out with a warning.
 
     With a meter (rapl, nvml) also the energy that this machine uses. Raises what `secateur.runtimes.measure` does.
     """
     chosen = ("torch", *runtimes.installed()) if runtime is None else runtime
-    return runtimes.measure(networks, as_inputs(inputs), chosen, threads, meter=meter)
+    return runtimes.measure(networks, as_inputs(inputs), chosen, threads, meter=meter, skip=runtime is None)

@@ -69,8 +69,8 @@ def bundle_of(model: nn.Module, example: Example, space: SearchSpace, write: Wri
 
 
 def _step(space: SearchSpace) -> int:
-    """The step that counts are rounded to: the finest that the search itself takes."""
-    return min((site.step for site in space.sites if site.key in space.graph.group), default=1)
+    """The step that counts are rounded to: that of the search, of which a narrow site may have less."""
+    return space.settings.step or 1
 
 
 def _size(layer: Layer, number: int, counts: Mapping[str, int]) -> list[Any]:

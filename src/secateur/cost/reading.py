@@ -43,6 +43,8 @@ def energy_model(name: str) -> CostModel:
 def _text(name: str, key: str, known: tuple[str, ...]) -> str:
     try:
         return Path(name).read_text()
+    except UnicodeDecodeError as error:
+        raise BudgetError(f"{key} = {name!r} is no text; name a table that secateur profile wrote") from error
     except OSError as error:
         raise BudgetError(
             f"{key} = {name!r}: no such file ({error.strerror}), and none of {', '.join(known)}"

@@ -50,9 +50,17 @@ class LayerTable:
                 f"{layer.kind} {'x'.join(map(str, layer.kernel))}, stride {layer.stride}, input "
                 f"{'x'.join(map(str, layer.in_hw))}. Profile this network: secateur profile"
             )
+        wide = layer.out_channels, 0 if layer.kind == "depthwise" else layer.in_channels
+        if wide[0] > grid.out_channels[-1] or wide[1] > grid.in_channels[-1]:
+            raise BudgetError(
+                f"the {self.metric} table of {self.device} ({self.runtime}) was made for narrower layers than "
+                f"{layer.name}, {layer.in_channels} -> {layer.out_channels} channels. Profile this network"
+            )
         thin = 1.0
         if layer.sparsity is not None:  # by what is really left: of a small layer a block may be all there is
-            left = kept_weights(layer, keep_in, keep_out, density) / kept_weights(layer, keep_in, keep_out)
+            left = kept_weights(layer, keep_in, keep_out, density) / np.maximum(
+                kept_weights(layer, keep_in, keep_out), 1
+            )
             thin = grid.factor(str(layer.sparsity.pattern), left)
         return np.asarray(grid.scale * grid.at(keep_in, keep_out, self.step) * thin, dtype=np.float64)
 
@@ -61,8 +69,13 @@ class LayerTable:
         return 0
 
     def dense(self, graph: ModelGraph) -> float:
-        """Of the whole network."""
-        return summed(self, graph) + self.fixed
+        """Of the whole network. Raises BudgetError where the table makes nothing of it."""
+        whole = summed(self, graph) + self.fixed
+        if not whole > 0:
+            raise BudgetError(
+                f"by the {self.metric} table of {self.device} this network takes {whole:g}; profile it anew"
+            )
+        return whole
 
 
 def shape_of(layer: Layer) -> Shape:

@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,9 +51,9 @@ class Runtime:
     def convert(self, network: nn.Module, example: tuple[Tensor, ...], place: Path) -> None:
         """Write the network for inputs of the example's sizes. Raises ExportError."""
         self.require()
-        exporter = importlib.import_module(f"secateur.runtimes.exporters.{self.exporter}")
         ready = copy.deepcopy(dense_again(network)).eval().to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         try:
+            exporter = importlib.import_module(f"secateur.runtimes.exporters.{self.exporter}")
             exporter.convert(ready.requires_grad_(False), tuple(x.cpu().contiguous() for x in example), place)
         except Exception as error:
             lines = " ".join(str(error).split())
@@ -150,7 +151,10 @@ def largest_error(network: nn.Module, session: Session, inputs: tuple[Tensor, ..
         one = tuple(x[number : number + 1].cpu().contiguous() for x in inputs)
         with torch.no_grad():
             answer = ready(*one)
-        wanted = [x.numpy() for x in ((answer,) if isinstance(answer, Tensor) else answer)]
+        answers = (answer,) if isinstance(answer, Tensor) else answer
+        if not isinstance(answers, tuple | list) or not all(isinstance(x, Tensor) for x in answers):
+            raise ExportError(f"{type(network).__name__} answers by {type(answer).__name__}, not by tensors")
+        wanted = [x.float().numpy() for x in answers]
         given = session([x.numpy() for x in one])
         if [x.shape for x in given] != [x.shape for x in wanted]:
             return float("inf")
@@ -179,40 +183,59 @@ def measure(
     threads: int = 1,
     rounds: int = 50,
     meter: str | None = None,
+    skip: bool = False,
 ) -> list[Measured]:
     """Median latency and file size of every network on every runtime, for the first example of `inputs`.
 
     On each runtime the networks take turns: compare figures of one runtime with each other. "torch" is eager PyTorch,
     with block-sparse layers where they are quicker.
-    Raises as `export`, but for a mismatch, which it does not look for; BudgetError where the meter is not here.
+    Raises as `export`, but for a mismatch, which it does not look for; BudgetError where the meter is not here. With
+    `skip`, a runtime that does not take the networks is left out with a warning.
     """
     counter = None if meter is None else meter_called(meter)
     one = tuple(x[:1].cpu().contiguous() for x in inputs)
-    arrays = [x.numpy() for x in one]
-    found = []
-    with tempfile.TemporaryDirectory() as folder:
-        for runtime in runtimes:
-            sessions: dict[str, Callable[[Any], list[Any]]] = {}
-            sizes: dict[str, int] = {}
-            for name, network in networks.items():
-                if runtime == "torch":
-                    with torch_threads(threads):
-                        ready = block_sparse(copy.deepcopy(network).cpu(), one)
-                    sessions[name] = eager_session(ready)
-                    sizes[name] = count_costs(network, one).bytes
-                    continue
-                chosen = runtime_called(runtime)
-                place = Path(folder) / runtime / name / f"network{chosen.suffix}"
-                place.parent.mkdir(parents=True)
-                chosen.convert(network, one, place)
-                sizes[name] = sum(file.stat().st_size for file in place.parent.iterdir())
-                sessions[name] = _opened(chosen, place, threads)
-            with torch_threads(threads):
-                taken = one if runtime == "torch" else arrays
-                times = median_ms(sessions, taken, rounds)
-                used = {name: _energy(run, taken, counter) for name, run in sessions.items()}
-            found += [Measured(name, runtime, times[name], sizes[name], used[name]) for name in networks]
+    found: list[Measured] = []
+    for runtime in runtimes:
+        try:
+            found += _measured(networks, one, runtime, threads, rounds, counter)
+        except ExportError as error:
+            if not skip:
+                raise
+            warnings.warn(f"{runtime} is left out: {error}", stacklevel=2)
     return found
+
+
+def _measured(
+    networks: Mapping[str, nn.Module],
+    one: tuple[Tensor, ...],
+    runtime: str,
+    threads: int,
+    rounds: int,
+    counter: Meter | None,
+) -> list[Measured]:
+    """The networks on one runtime."""
+    arrays = [x.numpy() for x in one]
+    with tempfile.TemporaryDirectory() as folder:
+        sessions: dict[str, Callable[[Any], list[Any]]] = {}
+        sizes: dict[str, int] = {}
+        for name, network in networks.items():
+            if runtime == "torch":
+                with torch_threads(threads):
+                    ready = block_sparse(copy.deepcopy(network).cpu(), one)
+                sessions[name] = eager_session(ready)
+                sizes[name] = count_costs(network, one).bytes
+                continue
+            chosen = runtime_called(runtime)
+            place = Path(folder) / runtime / name / f"network{chosen.suffix}"
+            place.parent.mkdir(parents=True)
+            chosen.convert(network, one, place)
+            sizes[name] = sum(file.stat().st_size for file in place.parent.iterdir())
+            sessions[name] = _opened(chosen, place, threads)
+        with torch_threads(threads):
+            taken = one if runtime == "torch" else arrays
+            times = median_ms(sessions, taken, rounds)
+            used = {name: _energy(run, taken, counter) for name, run in sessions.items()}
+        return [Measured(name, runtime, times[name], sizes[name], used[name]) for name in networks]
 
 
 def _energy(run: Callable[[Any], list[Any]], inputs: Sequence[Any], meter: Meter | None) -> float | None:

@@ -22,6 +22,10 @@ SHAPES: Mapping[Shape, Callable[[float], float]] = {
 """What a difference x >= 0 counts: x, ln(1 + x) or x squared; nothing for no difference."""
 
 
+WHOLE: Mapping[str, float] = {"latency_ms": 1e6, "energy_mj": 1e6}
+"""Nanoseconds in a millisecond, nanojoules in a millijoule: a logarithm of less than 1 would pay for a larger cost."""
+
+
 def resource_constrained(score: float, costs: Costs, dense: Outcome) -> float:
     """R = -Error (AMC, section 3.4): the budget is held by the action space, so accuracy is all that counts.
 
@@ -39,7 +43,7 @@ class AccuracyGuaranteed:
     """
 
     metric: str = "macs"
-    """log(FLOPs) is macs, log(#Param) params; or any other metric, in its own unit."""
+    """log(FLOPs) is macs, log(#Param) params; or any other metric, as many as whole numbers count (see `WHOLE`)."""
     tolerance: float = 0.005
 
     def __post_init__(self) -> None:
@@ -51,7 +55,12 @@ class AccuracyGuaranteed:
     def __call__(self, score: float, costs: Costs, dense: Outcome) -> float:
         """Higher is better; negative."""
         error = max(1.0 - score, 1.0 - dense.score + self.tolerance)
-        return -error * math.log(max(costs[self.metric], 1 + 1e-9))
+        return -error * math.log(max(costs[self.metric] * WHOLE.get(self.metric, 1.0), 1 + 1e-9))
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Metrics that have to be known for it."""
+        return (self.metric,)
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,14 @@ class Grid:
     thinned: tuple[Thinned, ...] = ()
     """Where the runtime has a kernel for layers with blocks of zeros."""
 
+    def __post_init__(self) -> None:
+        """Raises ValueError where the numbers make no grid."""
+        sides = (self.in_channels, self.out_channels)
+        rising = all(side and side[0] > 0 and list(side) == sorted(set(side)) for side in sides)
+        whole = [len(row) for row in self.cost] == [len(self.out_channels)] * len(self.in_channels)
+        if not rising or not whole or not min(map(min, self.cost)) >= 0 or not self.scale > 0:
+            raise ValueError(f"{self.kind} {self.in_hw}: channels rise, and to each pair belongs a cost of 0 or more")
+
     @property
     def shape(self) -> Shape:
         """What it stands for."""

@@ -42,13 +42,16 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--meter", choices=METERS, help="an energy table by this meter, instead of a latency table")
     options = parser.parse_args()
-    table = profile_folder(
-        options.bundle,
-        options.threads,
-        lambda done, all_: print(f"\r{done} of {all_}", end="", flush=True),
-        options.meter,
-    )
-    options.output.write_text(json.dumps(table, indent=1) + "\n")
+    try:
+        table = profile_folder(
+            options.bundle,
+            options.threads,
+            lambda done, all_: print(f"\r{done} of {all_}", end="", flush=True),
+            options.meter,
+        )
+        options.output.write_text(json.dumps(table, indent=1) + "\n")
+    except (OSError, ImportError) as error:  # no bundle, no meter, no place for the table; no runtime
+        raise SystemExit(f"{type(error).__name__}: {error}") from None
     print(f"\nwritten to {options.output}")
 
 
@@ -85,7 +88,7 @@ def profile(wanted: Mapping[str, Any], bench: Bench, threads: int, meter: str | 
             row[number] += grid.at(keep_in, keep_out, step) * grid.factor(pattern, density)
     scales, fixed = fitted(alone, taken)
     return {
-        "device": f"{platform.node()}, {platform.machine()} {platform.processor() or platform.system()}".strip(),
+        "device": f"{platform.node()}, {platform.machine()} {_processor()}",
         "runtime": wanted["runtime"],
         "metric": "latency_ms" if meter is None else "energy_mj",
         "meter": meter or "clock",
@@ -95,6 +98,14 @@ def profile(wanted: Mapping[str, Any], bench: Bench, threads: int, meter: str | 
         "fixed": fixed,
         "layers": [{**asdict(grid), "scale": scale} for grid, scale in zip(grids, scales, strict=True)],
     }
+
+
+def _processor() -> str:
+    """As Linux calls it, or else as Python does."""
+    place = Path("/proc/cpuinfo")
+    lines = place.read_text().splitlines() if place.exists() else []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "Hardware"))]
+    return (named or [platform.processor() or platform.system()])[0]
 
 
 def count_files(wanted: Mapping[str, Any]) -> int:
