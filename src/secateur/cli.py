@@ -126,10 +126,9 @@ def _inspect(options: argparse.Namespace) -> None:
 
 def _search(options: argparse.Namespace) -> None:
     run = _run(options)
-    study = run.study()
-    best = study.best
+    best = run.chosen()
     assert best.outcome is not None
-    print(f"best of {len(study.trials)} trials: score {best.outcome.score:.4f}, plan in {run.write_plan()}")
+    print(f"best of {len(run.study().trials)} trials: score {best.outcome.score:.4f}, plan in {run.write_plan()}")
 
 
 def _prune(options: argparse.Namespace) -> None:

@@ -22,7 +22,7 @@ from secateur.finish import finetune, load, save
 from secateur.graph import ModelGraph
 from secateur.job import SEARCHERS, FineTuneJob, Job, ReportJob
 from secateur.materials import Materials, materials
-from secateur.plan import Budget, Plan
+from secateur.plan import Budget, Plan, Trial
 from secateur.prune import Calibration, Pruner
 from secateur.report import FineTuneProgress, SearchProgress
 from secateur.run import Study, accuracy, agreement, score_of, write_atomically
@@ -162,12 +162,16 @@ class Run:
     def _called(self, name: str) -> str:
         return self.label if name == SEARCHED else name
 
+    def chosen(self, name: str = SEARCHED) -> Trial:
+        """The trial that is delivered: the best, or where the reward asks for it the smallest without loss."""
+        reward, study = self.job.settings.reward, self.study(name)
+        return study.smallest(reward.tolerance, reward.metric) if isinstance(reward, AccuracyGuaranteed) else study.best
+
     def plan(self, name: str = SEARCHED) -> Plan:
-        """The best plan of a search, or a rule's only one."""
+        """The plan of the trial that is delivered, or a rule's only one."""
         if name in RULES:
             return apply_rule(self.study().space if self.job.measured else self.space, RULES[name])
-        reward, study = self.job.settings.reward, self.study(name)
-        best = study.smallest(reward.tolerance, reward.metric) if isinstance(reward, AccuracyGuaranteed) else study.best
+        best = self.chosen(name)
         return self._met(best.plan) if name == SEARCHED and self.job.measured else best.plan
 
     def _met(self, best: Plan) -> Plan:
