@@ -119,7 +119,7 @@ def test_copying_shortcuts_answer_alike_and_let_streams_be_cut() -> None:
     copying = zoo.with_copying_shortcuts(network)
     torch.testing.assert_close(copying(images), before)
     cut = SearchSpace(sc.inspect(copying, images), sc.Budget(macs=0.5), sc.SpaceSettings(streams=True))
-    assert len(cut.sites) == len(whole.sites) + 3
+    assert len(cut.sites) == len(whole.sites) + 3, "the streams of the three stages"
 
 
 def test_mobilenet_v2_has_torchvision_names() -> None:
