@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from secateur.api import export, inspect, measure, meet, search
+from secateur.api import inspect, measure, meet, search
 from secateur.claim import claim
 from secateur.data import TrainBatches
 from secateur.errors import JobError
@@ -26,7 +26,7 @@ from secateur.plan import Budget, Plan, Trial
 from secateur.prune import Calibration, Pruner
 from secateur.report import FineTuneProgress, SearchProgress
 from secateur.run import Study, accuracy, agreement, score_of, write_atomically
-from secateur.runtimes import Measured
+from secateur.runtimes import Measured, export
 from secateur.search import RULES, AccuracyGuaranteed, SearchSpace, apply_rule
 
 COMPARED = 16
@@ -268,7 +268,7 @@ class Run:
 
     def export(self, runtime: str, place: Path) -> float:
         """Write the delivered network for a runtime; the largest difference of an answer."""
-        return export(self.delivered, self.materials.test[0][: self.compared], place, runtime=runtime)
+        return export(self.delivered, (self.materials.test[0][: self.compared],), place, runtime)
 
     def measure(self, runtimes: list[str] | None, threads: int, meter: str | None = None) -> list[Measured]:
         """The dense and the delivered network side by side on every runtime."""
