@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 import secateur as sc
 from secateur.data import TrainBatches, load_dataset, split
+from secateur.graph import count_costs
 from secateur.profiling import How, make_table
 from secateur.search import SearchSpace
 
@@ -157,8 +158,8 @@ class Experiment:
             tuning = sc.FineTune(epochs=1 if self.quick else 15, lr=0.005)
             sc.finetune(small, self.train, teacher=self.dense, settings=tuning)
             networks[name] = small
-            costs, dense = study.space.costs(study.space.counts(met.plan)), study.space.dense
-            predicted = dense["latency_ms"] / costs["latency_ms"]
+            costs, dense = count_costs(small, self.reward[:1]), study.space.dense
+            predicted = dense["latency_ms"] / study.space.costs(study.space.counts(met.plan))["latency_ms"]
             rows.append(row(name, (before, 100 * self.test(small)), costs, dense, predicted))
         timed = {each.network: each.latency_ms for each in sc.measure(networks, self.reward[:1], runtime=["torch"])}
         return [{**x, "ms": timed[x["plan"]], "speed-up": timed["dense"] / timed[x["plan"]]} for x in rows]
