@@ -32,7 +32,7 @@ from secateur.run import Evaluate, Evaluator, InProcess, Loop, Met, OnTrial, Run
 from secateur.runtimes import Measured, engine
 from secateur.search import Bayesian, Conditioned, Reward, SearchSpace, Strategy, resource_constrained
 from secateur.settings import SearchSettings, identity
-from secateur.sparse import dense_again, masked_layers
+from secateur.sparse import block_sparse_layers, masked_layers
 
 
 def inspect(model: nn.Module, example_input: Example) -> ModelGraph:
@@ -270,7 +270,7 @@ def export(model: nn.Module, inputs: Example, path: str | os.PathLike[str], *, r
     Returns:
         The largest difference of an output, as a fraction of the outputs' root mean square.
     """
-    if any(masked_layers(dense_again(model))):
+    if block_sparse_layers(model) or any(masked_layers(model)):
         warnings.warn(f"{path} is dense: {runtime} is no faster for zeros among the weights", stacklevel=2)
     return runtimes.export(model, as_inputs(inputs), Path(path), runtime)
 

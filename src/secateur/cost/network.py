@@ -85,10 +85,11 @@ def block_sparsity(graph: ModelGraph, counts: Counts) -> float:
     """BSF: weights that lie in whole blocks of zeros, over all weights that the layers have."""
     if not graph.sparse:
         return 0.0
-    sizes = {x.name: (x.inputs.size(counts), x.outputs.size(counts)) for x in graph.layers}
-    whole = sum(float(x.weights(*sizes[x.name])) for x in graph.layers)
-    blocks = (x for x in graph.sparse.values() if x.sparsity is not None and not x.sparsity.pattern.fine)
-    return (
-        sum(float(x.weights(*sizes[x.name]) - kept_weights(x, *sizes[x.name], x.density(counts))) for x in blocks)
-        / whole
-    )
+    whole = gone = 0.0
+    for layer in graph.layers:
+        sizes = layer.inputs.size(counts), layer.outputs.size(counts)
+        weights = float(layer.weights(*sizes))
+        whole += weights
+        if layer.sparsity is not None and not layer.sparsity.pattern.fine:
+            gone += weights - float(kept_weights(layer, *sizes, layer.density(counts)))
+    return gone / whole

@@ -20,7 +20,7 @@ from secateur.errors import DataError
 from secateur.finish.processes import processes
 from secateur.finish.settings import FineTune
 from secateur.finish.training import Epoch, Training
-from secateur.sparse import dense_again
+from secateur.sparse import block_sparse_layers
 
 OnEpoch = Callable[[Epoch], None]
 
@@ -59,7 +59,7 @@ def finetune(
         DataError: there are no batches, the loss is no longer finite, or layers are block-sparse already.
         CheckpointError: the checkpoint is damaged or belongs to another training.
     """
-    if dense_again(model) is not model:
+    if block_sparse_layers(model):
         raise DataError("block-sparse layers are for inference: fine-tune the network that they were made from")
     settings = settings or FineTune()
     if epochs is not None:

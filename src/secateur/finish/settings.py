@@ -17,8 +17,7 @@ class FineTune:
     epochs: int = 20
     lr: float = 0.01
     lr_floor: float = 0.0
-    """Share of `lr` that the schedule ends at; with `averaging`, weights that still move are what pays to average
-    (Izmailov et al., 2018)."""
+    """Share of `lr` that the schedule ends at; above 0 for weights that are averaged (Izmailov et al., 2018)."""
     momentum: float = 0.9
     weight_decay: float = 5e-4
     warmup_epochs: float = 0.5

@@ -1,6 +1,6 @@
 """ZEROS: which weights go together, masks on layers, how a file holds them; block-sparse layers and their kernels."""
 
-from secateur.sparse.layers import TYPES, BlockSparseConv2d, BlockSparseLinear, dense_again
+from secateur.sparse.layers import TYPES, BlockSparseConv2d, BlockSparseLinear, block_sparse_layers, dense_again
 from secateur.sparse.masked import hold, hold_gradients, impose, mask_of, masked_layers, release
 from secateur.sparse.matrix import Block, BlockSparse, block_sparsity, tiled
 from secateur.sparse.native import lanes, library
@@ -16,6 +16,7 @@ __all__ = [
     "Blocks",
     "Pattern",
     "Runs",
+    "block_sparse_layers",
     "block_sparsity",
     "dense_again",
     "hold",

@@ -212,11 +212,16 @@ def _filled(made: Layer, sparse: _BlockSparseLayer) -> Layer:
     return made
 
 
+def block_sparse_layers(model: nn.Module) -> list[str]:
+    """The names of the layers that are block-sparse; "" is the model itself."""
+    return [name for name, x in model.named_modules() if isinstance(x, BlockSparseLinear | BlockSparseConv2d)]
+
+
 def dense_again(model: nn.Module) -> nn.Module:
     """A copy whose block-sparse layers are dense ones with masks again; the model itself where there are none."""
     if isinstance(model, BlockSparseLinear | BlockSparseConv2d):
         return model.to_dense()
-    names = [name for name, x in model.named_modules() if isinstance(x, BlockSparseLinear | BlockSparseConv2d)]
+    names = block_sparse_layers(model)
     made = copy.deepcopy(model) if names else model
     for name in names:
         parent, _, child = name.rpartition(".")
