@@ -27,9 +27,7 @@ from secateur.sparse import masked_layers
 RANGE = sc.Budget(params=(0.1, 0.3))
 SPACE = sc.SpaceSettings(sparsity={"*": "element"}, leave=("*",), min_keep=0.03)
 
-TUNING = sc.FineTune(
-    epochs=12, lr=0.01, lr_floor=0.2, warmup_epochs=0.2, distil=0.9, averaging=0.999, precision="bfloat16"
-)
+TUNING = sc.FineTune(epochs=40, lr=0.05, distil=0.9, precision="bfloat16")
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,18 @@ from secateur.search import SearchSpace, SpaceSettings
 
 LIGHT = ("onnxruntime", "openvino", "ncnn")
 """What CI installs; others are tried where they are there."""
-ZOO = {
+ZOO: dict[str, dict[str, float]] = {
     "plain20": {"width": 8},
     "resnet20": {"width": 8},
+    "resnet32": {"width": 4},
+    "resnet44": {"width": 4},
+    "resnet56": {"width": 4},
     "vgg16": {},
     "mobilenet_v1": {"width": 0.25},
+    "mobilenet_v1_folded": {},
     "mobilenet_v2": {"width": 0.35},
 }
+"""All of it, small, but for VGG-16 of ImageNet, whose files are half a gigabyte (`benchmarks/export.py` has them)."""
 
 
 def images(examples: int = 3, size: int = 32) -> Tensor:

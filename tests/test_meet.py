@@ -20,6 +20,7 @@ from secateur.cost.table import shape_of
 from secateur.graph import count_costs
 from secateur.run import aim, meet
 from secateur.runtimes import Measured
+from secateur.runtimes.sessions.profile import processor
 
 HALF = sc.Budget(macs=0.5)
 SEARCHERS = [sc.Bayesian(), sc.Knapsack(), sc.Random()]
@@ -118,7 +119,7 @@ def table_by_macs(model: nn.Module, example: Tensor) -> dict[str, object]:
         kind, kernel, stride, groups, in_hw = shape_of(layer)
         facts = {"kind": kind, "kernel": kernel, "stride": stride, "groups": groups, "in_hw": in_hw}
         grids[shape_of(layer)] = {**facts, "in_channels": sides[0], "out_channels": sides[1], "cost": cost}
-    made = {"device": "here", "runtime": "onnxruntime", "threads": 1, "made": "2026-11-23", "step": 1}
+    made = {"device": f"here, {processor()}", "runtime": "onnxruntime", "threads": 1, "made": "2026-11-23", "step": 1}
     return {**made, "fixed": 0.0, "layers": list(grids.values())}
 
 
@@ -144,6 +145,17 @@ def test_an_absolute_budget_is_held_to_in_milliseconds(tmp_path: Path, monkeypat
     met = sc.meet(study, model, EXAMPLE)
     small = sc.prune(model, EXAMPLE, met.plan, calibration=[EXAMPLE])
     assert 0.8 * most < 2 * 1.2 * count_costs(small, EXAMPLE).macs <= most
+
+
+def test_a_table_of_another_device_is_not_measured_here(tmp_path: Path) -> None:
+    model, place = network(), tmp_path / "table.json"
+    place.write_text(json.dumps(table_by_macs(model, EXAMPLE) | {"device": "board, aarch64 Cortex-A72"}))
+    budget = sc.Budget(latency_ms=0.6)
+    settings = sc.SearchSettings(latency=str(place), measured=True)
+    given = {"calibration": [EXAMPLE], "budget": budget, "trials": 2, "folder": tmp_path / "study"}
+    with pytest.raises(sc.BudgetError, match="the table is of board, aarch64 Cortex-A72, this machine is"):
+        sc.search(model, EXAMPLE, evaluate=sc.agreement(model, EXAMPLE), settings=settings, **given)
+    assert not (tmp_path / "study").exists()
 
 
 def test_a_job_is_delivered_within_its_measured_budget(
@@ -181,6 +193,10 @@ def test_rivals_have_the_limit_that_was_measured_once(tmp_path: Path, monkeypatc
     assert main(["compress", str(job)]) == 0
     assert not [*(tmp_path / "run" / "random").glob("limit.json")]
     rows = json.loads((tmp_path / "run" / "report.json").read_text())["rows"]
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert report["measured"] == json.loads((tmp_path / "run" / "searched" / "met.json").read_text())["measured"] <= 0.6
+    assert rows[0]["costs"]["latency_ms"] > rows[-1]["costs"]["latency_ms"] > 0
+    assert "a table of layers measured by clock on here" in report["sources"]["latency_ms"]
     whole = rows[0]["costs"]["macs"]
     shares = {row["name"]: 1.2 * row["costs"]["macs"] / whole for row in rows[1:]}
     assert shares.keys() == {"uniform", "random", "searched"}

@@ -146,6 +146,20 @@ def test_the_headline_says_what_was_asked_and_delivered():
     )
 
 
+def test_latency_and_energy_say_who_tells_them():
+    report = with_rows(a_report(), costs=replace(DENSE, latency_ms=10.0, energy_mj=2.0))
+    last = replace(report.delivered, costs=replace(HALF, latency_ms=5.9, energy_mj=1.2))
+    told = {"latency_ms": "the profile of a phone", "energy_mj": "an estimate, not a measurement"}
+    report = replace(report, rows=(*report.rows[:-1], last), sources=told, budget="60.0% of latency_ms", measured=0.585)
+    assert "Asked for at most 60.0 % of the latency_ms; delivered 59.0 % of the latency_ms, 49.8 %" in headline(report)
+    shown, text = plain(rendered(table(report), 160)), page(report)
+    for said in (shown, text):
+        assert all(words in said for words in told.values())
+        assert all(figure in said for figure in ("10.0", "5.90", "2.00", "1.20"))
+        assert "measured here, the delivered network takes 58.5 %" in said.replace("Measured", "measured")
+    assert Report.from_json(report.to_json()) == report
+
+
 def test_the_headline_claims_nothing_that_was_not_measured():
     said = headline(with_rows(a_report(), latency_ms=None, after=None))
     assert "faster" not in said

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from secateur.cost import DEVICES, DeviceProfile, EnergyEstimate, LayerTable, Ne
 from secateur.errors import BudgetError, JobError, StudyError
 from secateur.graph import count_costs
 from secateur.job import parse_job
+from secateur.run import smallest_first
 from secateur.search import SearchSpace, resource_constrained
 
 DENSE = sc.Outcome(0.9, sc.Costs(1000, 100, 400, latency_ms=10.0, energy_mj=50.0), 0.0, 0.0)
@@ -117,8 +119,27 @@ def test_a_search_is_paid_by_the_reward_and_keeps_its_terms(tmp_path: Path) -> N
         assert outcome.reward == pytest.approx(sum(outcome.terms.values()))
         assert outcome.terms.keys() == {"latency", "accuracy", "power", "sparsity"}
         assert outcome.costs.latency_ms < study.dense.costs.latency_ms
-    assert study.best.outcome.reward == max(outcome.reward for outcome in outcomes)
+    assert study.best.outcome.reward == max(outcome.reward for outcome in study.checked.values())
     assert sc.Trial.from_json(json.loads(json.dumps(study.best.to_json()))) == study.best
+
+
+def test_the_smallest_without_loss_is_one_that_was_finished() -> None:
+    """Of what trials say, the smallest may have been lucky: the next is finished until one holds."""
+    reward = sc.AccuracyGuaranteed("macs", 0.2)
+    study = search(reward, sc.Budget(macs=(0.4, 1)))
+    assert study.smallest(0.2, "macs").number in study.checked
+    study.checked.clear()
+    asked = []
+    for trial in smallest_first(0.2, "macs")(study):
+        asked.append(trial)
+        lucky = len(asked) < 3
+        study.checked[trial.number] = replace(trial.outcome, score=0.0) if lucky else trial.outcome
+    assert len(asked) == 3
+    macs = [trial.outcome.costs.macs for trial in asked]
+    assert macs == sorted(macs)
+    assert study.smallest(0.2, "macs") == asked[-1]
+    study.checked = {trial.number: replace(trial.outcome, score=0.0) for trial in study.succeeded}
+    assert len(list(smallest_first(0.2, "macs")(study))) == 3, "where none holds, the best by reward"
 
 
 def test_a_function_of_the_users_own() -> None:

@@ -6,15 +6,14 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 from torch import Tensor, nn
 
 from secateur import run, runtimes
-from secateur.cost import LayerTable
-from secateur.errors import BudgetError, StudyError
+from secateur.errors import StudyError
 from secateur.graph import (
     Example,
     ModelGraph,
@@ -27,10 +26,31 @@ from secateur.graph import (
     with_sparsity,
 )
 from secateur.plan import Budget, Outcome, Plan
-from secateur.prune import Batch, Calibration, Cutter, Pruner, PruneSettings, counts_of_plan, fold_norms, prove, shaped
-from secateur.run import Evaluate, Evaluator, InProcess, Loop, Met, OnTrial, RunFolder, Staged, Study, Threads, score_of
+from secateur.prune import Batch, Calibration, Pruner, PruneSettings, counts_of_plan, fold_norms, prove
+from secateur.run import (
+    Evaluate,
+    Evaluator,
+    InProcess,
+    Loop,
+    Met,
+    OnTrial,
+    RunFolder,
+    Staged,
+    Study,
+    Threads,
+    score_of,
+    smallest_first,
+)
 from secateur.runtimes import Measured, engine
-from secateur.search import Bayesian, Conditioned, Reward, SearchSpace, Strategy, resource_constrained
+from secateur.search import (
+    AccuracyGuaranteed,
+    Bayesian,
+    Conditioned,
+    Reward,
+    SearchSpace,
+    Strategy,
+    resource_constrained,
+)
 from secateur.settings import SearchSettings, identity
 from secateur.sparse import block_sparse_layers, masked_layers
 
@@ -94,7 +114,7 @@ def search(  # noqa: PLR0913  # each is a thing the caller has, and all but four
     _check_reward(settings.reward, space)
     if budget.is_range and not isinstance(strategy.start(space), Conditioned):
         raise StudyError(f"{type(strategy).__name__} serves one budget only; for a range of them use Bayesian")
-    timed = _clock(space, model, example_input) if settings.measured and not budget.is_range else None
+    timed = run.clock(space, model, example_input) if settings.measured and not budget.is_range else None
     home = RunFolder(folder, identity(model, space, strategy, settings)) if folder is not None else None
     dense = Outcome(score_of(evaluate, private_copy(model).requires_grad_(False)), space.dense, 0.0, 0.0)
     _try_reward(settings.reward, dense)
@@ -109,8 +129,10 @@ def search(  # noqa: PLR0913  # each is a thing the caller has, and all but four
     proposer = strategy.start(space)
     race = settings.race and settings.reward is resource_constrained  # it compares scores, whatever is paid for them
     loop = Loop(Study(space, dense), proposer, workers, strategy.seed, settings.ahead, race, home)
-    if not budget.is_range:
+    if space.weighed or not budget.is_range:
         loop.check = Evaluator(pruner.final, space, evaluate, settings.reward, dense=dense)
+    if isinstance(settings.reward, AccuracyGuaranteed):
+        loop.finalists = smallest_first(settings.reward.tolerance, settings.reward.metric)
     if on_trial:
         loop.on_trial = on_trial
     return loop.run(trials, math.inf if settings.seconds is None else settings.seconds)
@@ -212,33 +234,8 @@ def meet(
         BudgetError: the budget is in another metric, no runtime is known, or no plan tried meets it.
         ExportError: the network cannot be exported to the runtime, or it is not installed.
     """
-    measured = _clock(study.space, model, example_input, runtime, threads)
+    measured = run.clock(study.space, model, example_input, runtime, threads)
     return run.meet(study, measured, plan or study.best.plan)
-
-
-def _clock(
-    space: SearchSpace, model: nn.Module, example: Example, runtime: str | None = None, threads: int | None = None
-) -> Callable[[Plan], float]:
-    """What plans take when they are measured here, over the dense network: as it is measured too, or, where the budget
-    is absolute, as the table has it, so that it is held to in milliseconds. Raises BudgetError, ExportError.
-    """
-    if space.budget.metric != "latency_ms":
-        raise BudgetError(f"a budget of {space.budget} is not measured by a clock; only latency_ms is")
-    table = space.prices["latency_ms"].model
-    made_by = (table.runtime, table.threads) if isinstance(table, LayerTable) else (None, 1)
-    where, threads = runtime or made_by[0], threads or made_by[1]
-    if where is None:
-        raise BudgetError("the device of a profile is not here to be measured: name a runtime of this machine")
-    if where != "torch":
-        runtimes.runtime_called(where).require()
-    cutter, inputs = Cutter(model, space.graph), as_inputs(example)
-
-    def measured(plan: Plan) -> float:
-        networks = {"dense": model, "cut": shaped(cutter, space.counts(plan))}
-        found = runtimes.measure(networks, inputs, [where], threads)
-        return found[1].latency_ms / (space.cost.dense if space.budget.absolute else found[0].latency_ms)
-
-    return measured
 
 
 def block_sparse(model: nn.Module, example_input: Example) -> nn.Module:

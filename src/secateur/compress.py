@@ -184,6 +184,13 @@ class Run:
         write_atomically(place, json.dumps(known, indent=2).encode() + b"\n")
         return met.plan
 
+    @property
+    def measured(self) -> float | None:
+        """What a budget that has to be met by measurement came to, of the dense network."""
+        self.plan()
+        place = self.place("met.json")
+        return float(json.loads(place.read_text())["measured"]) if self.job.measured else None
+
     def cut(self, value: float) -> tuple[Path, float]:
         """The network for any budget of the range that was searched, and its test top-1 before fine-tuning."""
         budget = self.job.budget

@@ -24,6 +24,8 @@ def print_inspection(job: Job) -> None:
     console = Console()
     console.print(_layers(graph))
     console.print(_sites(space))
+    for metric, price in space.prices.items():
+        console.print(f"{metric}: {price.dense:.4g} dense, by {price.model.told_by}")
     least = space.cost({site.key: site.least for site in space.sites}) / space.cost.dense
     console.print(
         f"dense: {graph.dense.macs:,} MACs, {graph.dense.params:,} parameters, {graph.dense.bytes:,} bytes\n"

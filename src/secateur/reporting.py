@@ -44,6 +44,8 @@ def report(run: Run) -> Report:
         layers=_layers(run),
         left_alone=_left_alone(run),
         front=_front(run),
+        sources={metric: price.model.told_by for metric, price in run.space.prices.items()},
+        measured=run.measured,
         terms=_terms(run),
         history={name: run.history(name) for name in after},
     )
@@ -61,7 +63,7 @@ def _row(run: Run, name: str, before: nn.Module, after: nn.Module | None, latenc
         score=score_of(accuracy(*run.materials.reward), before),
         before=run.test(before),
         after=None if after is None else run.test(after),
-        costs=count_costs(before, run.materials.example),
+        costs=count_costs(before, run.materials.example).also(_told(run, name)),
         file_bytes=file.stat().st_size,
         latency_ms=latencies[name],
     )
@@ -72,6 +74,12 @@ def _kept(run: Run, name: str) -> dict[str, float]:
     whole = {site.key: site.width for site in run.whole.sites}
     counts = run.space.counts(run.plan(name))
     return {site.key: counts[site.key] / whole.get(site.key, site.width) for site in run.space.sites}
+
+
+def _told(run: Run, name: str) -> dict[str, float]:
+    """Latency and energy of a row, as far as something tells them."""
+    costs = run.whole.dense if name == "dense" else run.space.costs(run.space.counts(run.plan(name)))
+    return {metric: costs[metric] for metric in run.space.prices}
 
 
 def _layers(run: Run) -> tuple[tuple[str, int, int], ...]:

@@ -23,6 +23,10 @@ class CostModel(Protocol):
     def metric(self) -> str:
         """Its name in `plan.METRICS`."""
 
+    @property
+    def told_by(self) -> str:
+        """Where its figures come from, in words that can stand behind them: what was counted, measured or estimated."""
+
     def layer_cost(self, layer: Layer, keep_in: Count, keep_out: Count, density: Density = 1.0) -> Cost:
         """Cost of the layer with `keep_in` input and `keep_out` output channels left, and `density` of the weights
         between them: numbers, or arrays of them."""
@@ -62,6 +66,7 @@ class _Counted:
     """A metric that `graph.count_costs` counts on the built network too."""
 
     metric: str
+    told_by = "counting"
 
     def dense(self, graph: ModelGraph) -> float:
         """As counted."""

@@ -36,6 +36,11 @@ class DeviceProfile:
     """By kind: pointwise, conv, depthwise, linear."""
     metric: str = "latency_ms"
 
+    @property
+    def told_by(self) -> str:
+        """The device, and that it is a model of it."""
+        return f"the profile of {self.device} ({self.runtime}), a model fitted to measurements"
+
     def layer_cost(self, layer: Layer, keep_in: Count, keep_out: Count, density: Density = 1.0) -> Cost:
         """Milliseconds; zeros among the weights save none of them."""
         kind = kind_of(layer)

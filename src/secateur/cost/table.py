@@ -33,10 +33,19 @@ class LayerTable:
     layers: tuple[Grid, ...]
     metric: Literal["latency_ms", "energy_mj"] = "latency_ms"
     meter: str = "clock"
+    version: str = ""
+    """Of the runtime."""
 
     @cached_property
     def _grids(self) -> Mapping[Shape, Grid]:
         return {grid.shape: grid for grid in self.layers}
+
+    @property
+    def told_by(self) -> str:
+        """The device, the runtime, and what measured."""
+        runtime = f"{self.runtime} {self.version}".strip()
+        how = f"{runtime}, {self.threads} thread{'s' if self.threads > 1 else ''}, {self.made}"
+        return f"a table of layers measured by {self.meter} on {self.device} ({how})"
 
     def layer_cost(self, layer: Layer, keep_in: Count, keep_out: Count, density: Density = 1.0) -> Cost:
         """In the metric's unit; zeros among the weights save what was measured of them, by default nothing.

@@ -20,6 +20,7 @@ from secateur.report.wording import (
     share,
     speed_up,
     three_digits,
+    told,
 )
 from secateur.run import write_atomically
 
@@ -102,11 +103,12 @@ def _comparison(report: Report) -> str:
         lines.append(f'<tr class="{kind}"><th scope="row">{escape(row.name)}</th>{cells}</tr>')
     meanings = "; ".join(f"<b>{escape(c.heading)}</b>: {escape(c.meaning)}" for c in shown if c.meaning)
     body = "\n".join(lines)
+    sources = "".join(f" {escape(line[0].upper() + line[1:])}." for line in told(report)[len(report.sources) :])
     return (
         "<section>\n<h2>At the same budget</h2>\n"
         f'<div class="wide"><table>\n<thead><tr><th scope="col">network</th>{heads}</tr></thead>\n'
         f"<tbody>\n{body}\n</tbody>\n</table></div>\n"
-        f'<p class="note">The most accurate pruned network is bold. {meanings}.</p>\n</section>'
+        f'<p class="note">The most accurate pruned network is bold. {meanings}.{sources}</p>\n</section>'
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -67,6 +67,10 @@ class Report:
     front: tuple[tuple[float, float], ...] = ()
     """Where a range of budgets was searched: (fraction of the dense cost, score) of each plan that no cheaper one
     beats, the cheapest first."""
+    sources: dict[str, str] = field(default_factory=dict)
+    """Latency and energy, as far as they were told -> by what, in words."""
+    measured: float | None = None
+    """What a latency budget that had to be met by measurement came to, as a fraction of the dense network's."""
     terms: tuple[dict[str, float], ...] = ()
     """Where the reward is a sum: its terms in each trial of the delivered row's search, empty where one failed."""
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from secateur.report.report import Report, Row
-from secateur.report.wording import UNKNOWN, amount, file_size, speed_up, three_digits
+from secateur.report.wording import UNKNOWN, amount, file_size, speed_up, three_digits, told
 from secateur.runtimes import Measured
 
 
@@ -25,6 +25,8 @@ class Column:
     under: str
     meaning: str
     cell: Callable[[Row, Row], str | None]
+    told: str = ""
+    """The metric whose source is part of the meaning."""
 
 
 def _known(value: float | None, wording: Callable[[float], str]) -> str | None:
@@ -52,6 +54,20 @@ COLUMNS = (
         "weights that lie in whole blocks of zeros",
         lambda row, dense: _hundredths(row.costs.block_sparsity) if row.costs.block_sparsity else None,
     ),
+    Column(
+        "budgeted",
+        "ms",
+        "latency of one example by {}",
+        lambda row, dense: _known(row.costs.latency_ms, three_digits),
+        "latency_ms",
+    ),
+    Column(
+        "energy",
+        "mJ",
+        "energy of one example by {}",
+        lambda row, dense: _known(row.costs.energy_mj, three_digits),
+        "energy_mj",
+    ),
     Column("file", "", "size of the saved network", lambda row, dense: _known(row.file_bytes, file_size)),
     Column(
         "latency",
@@ -70,7 +86,8 @@ COLUMNS = (
 
 def columns(report: Report) -> tuple[Column, ...]:
     """The columns that have something to say: one that no row fills is left out."""
-    return tuple(c for c in COLUMNS if any(c.cell(row, report.dense) is not None for row in report.rows))
+    filled = (c for c in COLUMNS if any(c.cell(row, report.dense) is not None for row in report.rows))
+    return tuple(replace(c, meaning=c.meaning.format(report.sources.get(c.told, "nobody knows what"))) for c in filled)
 
 
 def table(report: Report) -> Table:
@@ -79,7 +96,7 @@ def table(report: Report) -> Table:
     result = Table(
         show_edge=False,
         title=Text(report.title),
-        caption=Text(f"at most {report.budget}"),
+        caption=Text("\n".join((f"at most {report.budget}", *told(report)))),
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
     )
@@ -96,14 +113,15 @@ def table(report: Report) -> Table:
 
 def runtimes_table(found: Sequence[Measured], threads: int) -> Table:
     """Networks side by side on every runtime: the first is what the others are compared with."""
-    result = Table(title=f"one example at a time, {threads} thread{'s' if threads > 1 else ''}", box=box.SIMPLE_HEAD)
+    meters = ", ".join(dict.fromkeys(f"energy by {each.meter}" for each in found if each.meter))
+    title = f"one example at a time, {threads} thread{'s' if threads > 1 else ''}"
+    result = Table(title=f"{title}; {meters}" if meters else title, box=box.SIMPLE_HEAD)
     networks = list(dict.fromkeys(each.network for each in found))
     result.add_column("runtime")
     for name in networks:
         result.add_column(f"{name}\nms", justify="right")
     result.add_column("speed\n×", justify="right")
-    metered = any(each.energy_mj is not None for each in found)
-    for name in networks if metered else ():
+    for name in networks if meters else ():
         result.add_column(f"{name}\nmJ", justify="right")
     for name in networks:
         result.add_column(f"{name}\nfile", justify="right")
@@ -114,7 +132,7 @@ def runtimes_table(found: Sequence[Measured], threads: int) -> Table:
             runtime,
             *(three_digits(rows[name].latency_ms) for name in networks),
             f"{first.latency_ms / last.latency_ms:.2f}",
-            *(three_digits(rows[name].energy_mj or 0.0) for name in networks if metered),
+            *(three_digits(rows[name].energy_mj or 0.0) for name in networks if meters),
             *(file_size(rows[name].file_bytes) for name in networks),
         )
     return result

@@ -62,11 +62,29 @@ def asked(report: Report) -> str:
     return re.sub(r"\bmacs\b", "MACs", report.budget.replace("%", " %").replace("% of ", "% of the "))
 
 
+def told(report: Report) -> list[str]:
+    """What tells latency and energy, and what a budget held by measurement came to: a sentence each."""
+    names = {"latency_ms": "latency", "energy_mj": "energy"}
+    found = [f"{names.get(metric, metric)} by {source}" for metric, source in report.sources.items()]
+    if report.measured is not None:
+        found.append(f"measured here, the delivered network takes {percent(report.measured)} of the dense one's time")
+    return found
+
+
+def _of_budget(report: Report) -> str:
+    """What the delivered network takes of what was limited, where that is no count of its own."""
+    metric = next((metric for metric in report.sources if metric in report.budget), None)
+    dense, row = report.dense.costs, report.delivered.costs
+    if metric is None or metric not in dense.known or metric not in row.known:
+        return ""
+    return f"{share(row[metric], dense[metric])} of the {metric}, "
+
+
 def headline(report: Report) -> str:
     """One sentence: what was asked for, and what was delivered."""
     dense, row = report.dense, report.delivered
     return (
-        f"Asked for at most {asked(report)}; delivered "
+        f"Asked for at most {asked(report)}; delivered {_of_budget(report)}"
         f"{share(row.costs.macs, dense.costs.macs)} of the MACs and "
         f"{share(row.costs.params, dense.costs.params)} of the parameters, accuracy "
         f"{dense.before * 100:.2f} → {percent(row.accuracy, 2)}"

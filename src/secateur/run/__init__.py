@@ -1,9 +1,10 @@
 """THE LOOP: evaluator, journal, workers, study; and the plan that holds when it is measured."""
 
+from secateur.run.clock import clock
 from secateur.run.evaluator import Evaluator
 from secateur.run.folder import RunFolder, write_atomically
 from secateur.run.journal import Journal
-from secateur.run.loop import Loop, OnTrial
+from secateur.run.loop import Loop, OnTrial, smallest_first
 from secateur.run.meet import Met, aim, meet
 from secateur.run.score import Evaluate, Staged, accuracy, agreement, score_of
 from secateur.run.study import Study
@@ -25,7 +26,9 @@ __all__ = [
     "accuracy",
     "agreement",
     "aim",
+    "clock",
     "meet",
     "score_of",
+    "smallest_first",
     "write_atomically",
 ]

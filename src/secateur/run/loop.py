@@ -6,7 +6,7 @@ import math
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -27,6 +27,30 @@ SNAPSHOT_EVERY = 10
 
 FINALISTS = 3
 """Plans whose networks are finished and scored at the end: a trial's quick refit does not rank quite as they do."""
+
+Finalists = Callable[[Study], Iterator[Trial]]
+"""The trials to be finished: asked for one by one, so that what the last one came to may decide on the next."""
+
+
+def best_first(study: Study) -> Iterator[Trial]:
+    """The few of highest reward."""
+    yield from study.ranked[:FINALISTS]
+
+
+def smallest_first(tolerance: float, metric: str) -> Finalists:
+    """The smallest network that loses no more than the tolerance, by what is known of it, until it is one that was
+    finished."""
+
+    def finalists(study: Study) -> Iterator[Trial]:
+        last = None
+        while (trial := study.within_tolerance(tolerance, metric)) and trial.number not in {*study.checked, last}:
+            last = trial.number
+            yield trial
+        if trial is None:
+            yield from best_first(study)
+
+    return finalists
+
 
 OnTrial = Callable[[Study, Trial], None]
 UnderWay = deque[tuple[Plan, Trial | Future[Outcome]]]
@@ -50,6 +74,7 @@ class Loop:
     folder: RunFolder | None = None
     check: Callable[[Plan], Outcome] | None = None
     """Scores the best few plans once more at the end, as they would be delivered."""
+    finalists: Finalists = best_first
     on_trial: OnTrial = lambda study, trial: None
     _again: dict[int, Outcome] = field(default_factory=dict, init=False)
 
@@ -87,7 +112,7 @@ class Loop:
         """
         if self.check is None:
             return
-        for trial in self.study.ranked[:FINALISTS]:
+        for trial in self.finalists(self.study):
             outcome = known.get(trial.plan.digest)
             if outcome is None:
                 try:

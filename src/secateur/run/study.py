@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass, field, replace
 
 from secateur.errors import BudgetError, StudyError
@@ -21,7 +22,7 @@ class Study:
     trials: list[Trial] = field(default_factory=list)
     checked: dict[int, Outcome] = field(default_factory=dict)
     """Outcomes of the best few trials, by number, as their networks would be delivered: refitted with all
-    calibration inputs and scored in full precision. Empty where a range of budgets was searched."""
+    calibration inputs and scored in full precision. Empty where any budget of a range may be asked for."""
     searcher: Searcher | None = None
     """What proposed the trials, with all that it learnt."""
 
@@ -77,11 +78,22 @@ class Study:
         return next((trial for trial in self.front if self.cost(trial) > limit), None)
 
     def smallest(self, tolerance: float, metric: str | None = None) -> Trial:
-        """The cheapest finalist, in `metric` or else the budget's, that loses no more than `tolerance` of the dense
-        network's score; the best of all where none does.
+        """The cheapest trial, in `metric` or else the budget's, that loses no more than `tolerance` of the dense
+        network's score: a finalist, or in a range of budgets any, by its final score where it has one. The best of
+        all, with a warning, where none loses so little.
         """
-        kept = [x for x in self.finalists if x.outcome and x.outcome.score >= self.dense.score - tolerance]
-        return min(kept, key=lambda trial: self.cost(trial, metric), default=self.best)
+        found = self.within_tolerance(tolerance, metric)
+        if found is None:
+            warnings.warn(f"no trial lost as little as {tolerance:g} of score: the best is taken instead", stacklevel=2)
+        return found or self.best
+
+    def within_tolerance(self, tolerance: float, metric: str | None = None) -> Trial | None:
+        """The same; none where none does."""
+        known = self.finalists
+        if self.space.budget.is_range:
+            known = [replace(trial, outcome=self.checked.get(trial.number, trial.outcome)) for trial in self.ranked]
+        kept = [x for x in known if x.outcome and x.outcome.score >= self.dense.score - tolerance]
+        return min(kept, key=lambda trial: self.cost(trial, metric), default=None)
 
     def plan(self, budget: Budget) -> Plan:
         """The plan for any budget of the range that was searched: nothing is evaluated again.

@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +174,8 @@ class Measured:
     file_bytes: int
     energy_mj: float | None = None
     """Of the whole machine during one pass, where a meter counts it."""
+    meter: str | None = None
+    """Which."""
 
 
 def measure(
@@ -197,7 +199,7 @@ def measure(
     found: list[Measured] = []
     for runtime in runtimes:
         try:
-            found += _measured(networks, one, runtime, threads, rounds, counter)
+            found += [replace(x, meter=meter) for x in _measured(networks, one, runtime, threads, rounds, counter)]
         except ExportError as error:
             if not skip:
                 raise

@@ -6,6 +6,7 @@ This folder is copied as it is to a device that is profiled, so it imports nothi
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -36,6 +37,15 @@ def open_session(runtime: str, place: str | Path, threads: int = 1) -> Session:
     module = importlib.import_module(f".{runtime}_session", __package__)
     session: Session = module.session(str(place), threads)
     return session
+
+
+def version_of(runtime: str) -> str:
+    """Of the installed package that runs the runtime's files; empty where it tells none."""
+    package = "ai-edge-litert" if runtime == "litert" else runtime
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 def median_ms(

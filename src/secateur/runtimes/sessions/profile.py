@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from . import Array, Session, median_ms, open_session, random_inputs
+from . import Array, Session, median_ms, open_session, random_inputs, version_of
 from .grid import Floats, Grid, Thinned
 from .meters import METERS, Meter, millijoules, open_meter
 
@@ -88,8 +88,9 @@ def profile(wanted: Mapping[str, Any], bench: Bench, threads: int, meter: str | 
             row[number] += grid.at(keep_in, keep_out, step) * grid.factor(pattern, density)
     scales, fixed = fitted(alone, taken)
     return {
-        "device": f"{platform.node()}, {platform.machine()} {_processor()}",
+        "device": f"{platform.node()}, {processor()}",
         "runtime": wanted["runtime"],
+        "version": version_of(wanted["runtime"]),
         "metric": "latency_ms" if meter is None else "energy_mj",
         "meter": meter or "clock",
         "threads": threads,
@@ -100,12 +101,12 @@ def profile(wanted: Mapping[str, Any], bench: Bench, threads: int, meter: str | 
     }
 
 
-def _processor() -> str:
-    """As Linux calls it, or else as Python does."""
+def processor() -> str:
+    """Of this machine: its make, as Linux calls it or else as Python does."""
     place = Path("/proc/cpuinfo")
     lines = place.read_text().splitlines() if place.exists() else []
     named = [line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "Hardware"))]
-    return (named or [platform.processor() or platform.system()])[0]
+    return f"{platform.machine()} {(named or [platform.processor() or platform.system()])[0]}"
 
 
 def count_files(wanted: Mapping[str, Any]) -> int:
