@@ -264,7 +264,7 @@ macs = 0.3
 [space]
 leave = ["*"]
 [space.sparsity]
-"layer3.*" = "4x4"
+"layer3.*" = ["4x4", "element"]
 "*" = "element"
 [finetune]
 epochs = 1
@@ -279,6 +279,9 @@ rivals = ["uniform"]
     run = tmp_path / "run"
     report = json.loads((run / "report.json").read_text())
     assert all(row["costs"]["block_sparsity"] > 0 for row in report["rows"][1:])
+    assert report["blocks"]
+    assert all(name.startswith("layer3") and 0 < share < 1 for name, share in report["blocks"].items())
+    assert '<th scope="col">BSF</th>' in (run / "report.html").read_text()
     small = sc.load(run / "small.safetensors", zoo.build("resnet20", 10, 1, width=8))
     assert count_costs(small, torch.zeros(1, 1, 8, 8)).macs <= report["rows"][-1]["costs"]["macs"]
     assert (run / "small.safetensors").stat().st_size < 0.6 * (run / "dense.safetensors").stat().st_size

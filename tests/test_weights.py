@@ -16,11 +16,12 @@ from torch import Tensor, nn
 
 import secateur as sc
 from secateur import zoo
-from secateur.errors import BudgetError, CheckpointError, PlanError
+from secateur.errors import BudgetError, CheckpointError
 from secateur.graph import count_costs
 from secateur.prune import Calibration, Pruner, PruneSettings
 from secateur.prune.moments import collect
 from secateur.prune.solve import masked_least_squares
+from secateur.schema import decode
 from secateur.search import SearchSpace
 from secateur.sparse import (
     Blocks,
@@ -48,7 +49,7 @@ def images(number: int = 60) -> Tensor:
     return torch.randn(number, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 
 
-def space_of(model: nn.Module, sparsity: dict[str, str], budget: sc.Budget, **rest: object) -> SearchSpace:
+def space_of(model: nn.Module, sparsity: dict[str, Any], budget: sc.Budget, **rest: object) -> SearchSpace:
     found = sc.SpaceSettings(sparsity=sparsity, **rest)  # type: ignore[arg-type]
     return SearchSpace(sc.inspect(model, images(2)), budget, found)
 
@@ -278,7 +279,7 @@ def test_saved_and_loaded_it_is_the_same_and_smaller(text: str, tmp_path: Path) 
 
 def test_a_file_whose_parts_do_not_fit_is_refused(tmp_path: Path) -> None:
     model = resnet()
-    plan = sc.Plan({"layer3.0.conv1:4x4": 0.5})
+    plan = sc.Plan({"layer3.0.conv1:8x8": 0.5})
     place = tmp_path / "thin.safetensors"
     sc.save(sc.prune(model, images(2), plan, calibration=images()), place)
     with safe_open(place, "pt") as file:
@@ -369,8 +370,86 @@ def test_what_cannot_be_sparse_is_refused_before_anything_runs() -> None:
     model = settled(zoo.build("mobilenet_v1", 10, width=0.25))
     with pytest.raises(BudgetError, match="no layer of that name can be sparse"):
         space_of(model, {"nothing.*": "element"}, sc.Budget(macs=0.5))
-    with pytest.raises(PlanError, match="two patterns"):
-        sc.prune(resnet(), images(2), sc.Plan({"linear:element": 0.5, "linear:4x4": 0.5}), calibration=images())
+    with pytest.raises(BudgetError, match="sparsity of linear: 'thin' is no pattern"):
+        sc.SpaceSettings(sparsity={"linear": ("4x4", "thin")})
+
+
+SEVERAL = ("element", "8x4", "n:4")
+
+
+def test_a_layer_may_choose_among_several_patterns(tmp_path: Path) -> None:
+    """Each is a site of its own: blocks leave, then some of every four, then single weights of those that stay."""
+    model = resnet()
+    space = space_of(model, {"layer3.*": SEVERAL}, sc.Budget(macs=0.9), leave=("*",))
+    name, layer = "layer3.0.conv1", space.graph.layer["layer3.0.conv1"]
+    assert [str(each.pattern) for each in layer.sparsities] == ["8x4", "n:4", "element"]
+    assert len(space.sites) == len(space.graph.sparse) == 3 * len({x.name for x in space.graph.sparse.values()})
+    pruner = Pruner(model, space.graph, Calibration((images(),)))
+    counts = {site.key: site.width for site in space.sites}
+    for key in layer.sparsities:
+        counts[key.key] = key.levels // 2
+        small = pruner.final(counts)
+        ((found, _, mask, kind),) = masked_layers(small)
+        assert (found, str(kind)) == (name, "8x4")
+        told, built = space.costs(counts), count_costs(small, images(1))
+        assert built.block_sparsity == pytest.approx(told.block_sparsity, rel=0.02)
+        assert built.macs <= told.macs
+        assert built.params <= told.params
+        assert built.bytes <= told.bytes
+        sc.save(small, tmp_path / "thin.safetensors")
+        again = sc.load(tmp_path / "thin.safetensors", resnet())
+        assert torch.equal(mask_of(again.get_submodule(name)), mask), "to the last weight"
+    assert mask.float().mean() == pytest.approx(1 / 8, rel=0.1)
+    same = sc.prune(model, images(2), space.plan(counts), calibration=images())
+    assert torch.equal(mask_of(same.get_submodule(name)), mask)
+    only = sc.prune(model, images(2), sc.Plan({f"{name}:element": 0.5}), calibration=images())
+    assert [str(kind) for _, _, _, kind in masked_layers(only)] == ["element"]
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    rows=st.integers(1, 40),
+    columns=st.integers(1, 40),
+    texts=st.lists(st.sampled_from(PATTERNS), min_size=2, max_size=3, unique=True),
+    densities=st.lists(st.floats(0.05, 1), min_size=3, max_size=3),
+)
+def test_a_finer_pattern_keeps_its_share_of_what_is_left(
+    rows: int, columns: int, texts: list[str], densities: list[float]
+) -> None:
+    value = torch.rand(rows, columns, generator=torch.Generator().manual_seed(rows))
+    mask = torch.ones_like(value, dtype=torch.bool)
+    for kind, density in zip(sorted(map(pattern, texts), key=lambda kind: -kind.together), densities, strict=False):
+        if isinstance(kind, Runs):
+            density = max(round(density * kind.length), 1) / kind.length
+        left = kind.within(value, density, mask)
+        assert not (left & ~mask).any()
+        assert left.any()
+        if isinstance(kind, Blocks):
+            assert left.sum() <= max(density * mask.sum() * (1 + 1e-6), kind.least(rows, columns))
+            if not kind.fine:
+                assert kind.skipped(left) >= (~left).sum() - (~mask).sum(), "whole blocks"
+        mask = left
+    weight = torch.where(mask, value + 0.1, 0.0)
+    for text in texts:
+        parts = pack(weight, mask, pattern(text))
+        if parts:
+            back, kept = unpack(parts, weight.shape, pattern(text))
+            assert torch.equal(back, weight)
+            assert torch.equal(kept, mask)
+
+
+def test_a_search_chooses_among_several_patterns() -> None:
+    """Under a budget of parameters single weights lose least; paid for whole zero blocks, blocks go."""
+    space = sc.SpaceSettings(sparsity={"layer3.*": ("4x4", "element")}, leave=("*",))
+    fine = searched(resnet(), 0.75, sc.SearchSettings(space=space), trials=12).best
+    paid = sc.SearchSettings(space=space, reward=sc.Composite(alpha=0, beta=-0.01, delta=1.0))
+    coarse = searched(resnet(), (0.75, 1.0), paid, trials=12).best
+    assert fine.outcome.costs.block_sparsity < coarse.outcome.costs.block_sparsity
+
+
+def test_a_job_may_list_several_patterns() -> None:
+    found = decode(sc.SpaceSettings, {"sparsity": {"*": ["16x16", "element"], "fc": "n:4"}}, "space")
+    assert found.sparsity == {"*": ("16x16", "element"), "fc": "n:4"}
 
 
 def test_block_sparsity_can_be_paid_for() -> None:

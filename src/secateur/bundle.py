@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from random import Random
@@ -75,8 +76,9 @@ def _step(space: SearchSpace) -> int:
 
 def _size(layer: Layer, number: int, counts: Mapping[str, int]) -> list[Any]:
     """The layer's shape, its channels in and out, pattern and density."""
-    kind = "" if layer.sparsity is None else str(layer.sparsity.pattern)
-    return [number, layer.inputs.size(counts), layer.outputs.size(counts), kind, float(layer.density(counts))]
+    sizes = layer.inputs.size(counts), layer.outputs.size(counts)
+    kind = str(layer.blocks[-1].pattern) if layer.blocks else ""
+    return [number, *sizes, kind, float(math.prod(each.density(counts) for each in layer.blocks))]
 
 
 def _grid_of(shape: Any, graph: ModelGraph, space: SearchSpace) -> dict[str, Any]:
@@ -99,8 +101,8 @@ def _sizes(layer: Layer, side: str, space: SearchSpace) -> Iterator[int]:
 
 def _patterns(shape: Any, graph: ModelGraph) -> list[Pattern]:
     """Those of blocks that layers of the shape may have."""
-    kinds = [layer.sparsity.pattern for layer in graph.layers if layer.sparsity and shape_of(layer) == shape]
-    return list(dict.fromkeys(kind for kind in kinds if not kind.fine))
+    kinds = [each.pattern for layer in graph.layers if shape_of(layer) == shape for each in layer.blocks]
+    return list(dict.fromkeys(kinds))
 
 
 def _thinned(facts: Mapping[str, Any], kind: Pattern, name: str, write: Writer) -> dict[str, Any]:

@@ -10,12 +10,14 @@ from torch import nn
 
 from secateur.api import block_sparse
 from secateur.compress import SEARCHED, Run
+from secateur.cost import kept_weights
 from secateur.finish import save
 from secateur.graph import count_costs
 from secateur.report import Report, Row, write
 from secateur.run import accuracy, score_of
 from secateur.runtimes import latencies_ms
 from secateur.search import RULES
+from secateur.sparse import masked_layers
 from secateur.threads import torch_threads
 
 
@@ -42,6 +44,7 @@ def report(run: Run) -> Report:
         rewards={name: _rewards(run, name) for name in names if name not in RULES},
         sites=tuple(site.key for site in run.space.sites),
         layers=_layers(run),
+        blocks=_blocks(run),
         left_alone=_left_alone(run),
         front=_front(run),
         sources={metric: price.model.told_by for metric, price in run.space.prices.items()},
@@ -88,9 +91,16 @@ def _layers(run: Run) -> tuple[tuple[str, int, int], ...]:
     whole = {layer.name: layer.macs for layer in run.whole.graph.layers}
     layers = []
     for layer in run.space.graph.layers:
-        left = layer.weights(layer.inputs.size(counts), layer.outputs.size(counts)) * layer.density(counts)
+        sizes = layer.inputs.size(counts), layer.outputs.size(counts)
+        left = float(kept_weights(layer, *sizes, layer.densities(counts)))
         layers.append((layer.name, whole[layer.name], round(layer.positions * left)))
     return tuple(layers)
+
+
+def _blocks(run: Run) -> dict[str, float]:
+    """Of each layer of the run's pruned network, the share of its weights in whole blocks of zeros."""
+    found = {name: kind.skipped(mask.flatten(1)) / mask.numel() for name, _, mask, kind in masked_layers(run.pruned())}
+    return {name: gone for name, gone in found.items() if gone}
 
 
 def _left_alone(run: Run) -> tuple[tuple[str, str], ...]:

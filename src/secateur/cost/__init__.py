@@ -1,6 +1,6 @@
 """WHAT A PLAN COSTS, by arithmetic over the layers of a graph."""
 
-from secateur.cost.analytic import Bytes, CostModel, Macs, Params, model_for
+from secateur.cost.analytic import Bytes, CostModel, Macs, Params, kept_weights, model_for
 from secateur.cost.device import DeviceProfile, Rates
 from secateur.cost.energy import EnergyEstimate
 from secateur.cost.network import NetworkCost, costs
@@ -21,6 +21,7 @@ __all__ = [
     "Rates",
     "costs",
     "energy_model",
+    "kept_weights",
     "latency_model",
     "model_for",
 ]

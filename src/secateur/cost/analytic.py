@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from secateur.graph import ChannelGroup, Count, Layer, ModelGraph
+from secateur.sparse import SINGLE
 
 Cost = npt.NDArray[np.float64]
 """One number, or as many as there were counts."""
-Density = float | Cost
-"""Share of a layer's weights that is not zero."""
+Densities = Sequence[float | Cost]
+"""What each of a layer's sparsities keeps of what those before it have left; nothing for a dense layer."""
 
 
 class CostModel(Protocol):
@@ -27,9 +29,9 @@ class CostModel(Protocol):
     def told_by(self) -> str:
         """Where its figures come from, in words that can stand behind them: what was counted, measured or estimated."""
 
-    def layer_cost(self, layer: Layer, keep_in: Count, keep_out: Count, density: Density = 1.0) -> Cost:
-        """Cost of the layer with `keep_in` input and `keep_out` output channels left, and `density` of the weights
-        between them: numbers, or arrays of them."""
+    def layer_cost(self, layer: Layer, keep_in: Count, keep_out: Count, densities: Densities = ()) -> Cost:
+        """Cost of the layer with `keep_in` input and `keep_out` output channels left, thinned out to these densities:
+        numbers, or arrays of them."""
 
     def unit_cost(self, group: ChannelGroup) -> float:
         """Cost of one unit of the group beside the weights of layers: biases and norms."""
@@ -43,14 +45,20 @@ def summed(model: CostModel, graph: ModelGraph) -> float:
     return float(sum(float(model.layer_cost(x, x.in_channels, x.out_channels)) for x in graph.layers))
 
 
-def kept_weights(layer: Layer, keep_in: Count, keep_out: Count, density: Density = 1.0) -> Cost:
-    """Elements of the weight tensor that are not zero, at most."""
-    whole = np.asarray(layer.weights(keep_in, keep_out), dtype=np.float64)
-    if layer.sparsity is None:
-        return whole
-    features = whole / np.maximum(keep_out, 1)
-    least = layer.sparsity.pattern.least(np.asarray(keep_out), features)
-    return np.asarray(np.minimum(np.maximum(whole * density, least), whole))
+def kept_weights(layer: Layer, keep_in: Count, keep_out: Count, densities: Densities = ()) -> Cost:
+    """Elements of the weight tensor that are not zero, at most; by the first of its sparsities, where densities are
+    given of those alone."""
+    kept = np.asarray(layer.weights(keep_in, keep_out), dtype=np.float64)
+    features = kept / np.maximum(keep_out, 1)
+    for each, density in zip(layer.sparsities, densities, strict=False):
+        least = each.pattern.least(np.asarray(keep_out), features)
+        kept = np.asarray(np.minimum(np.maximum(kept * density, least), kept))
+    return kept
+
+
+def kept_blocks(layer: Layer, keep_in: Count, keep_out: Count, densities: Densities = ()) -> Cost:
+    """Elements of the weight tensor that do not lie in whole blocks of zeros, at most."""
+    return kept_weights(layer, keep_in, keep_out, densities[: len(layer.blocks)])
 
 
 def picture_bytes(layer: Layer, keep_in: Count, keep_out: Count) -> tuple[Cost, Cost]:
@@ -78,9 +86,9 @@ class Macs(_Counted):
 
     metric = "macs"
 
-    def layer_cost(self, layer: Layer, keep_in: Count, keep_out: Count, density: Density = 1.0) -> Cost:
+    def layer_cost(self, layer: Layer, keep_in: Count, keep_out: Count, densities: Densities = ()) -> Cost:
         """Each weight that is not zero is used once a position."""
-        return layer.positions * kept_weights(layer, keep_in, keep_out, density)
+        return layer.positions * kept_weights(layer, keep_in, keep_out, densities)
 
     def unit_cost(self, group: ChannelGroup) -> float:
         """Biases and norms are not counted."""
@@ -92,9 +100,9 @@ class Params(_Counted):
 
     metric = "params"
 
-    def layer_cost(self, layer: Layer, keep_in: Count, keep_out: Count, density: Density = 1.0) -> Cost:
+    def layer_cost(self, layer: Layer, keep_in: Count, keep_out: Count, densities: Densities = ()) -> Cost:
         """Elements of the weight tensor that are not zero."""
-        return kept_weights(layer, keep_in, keep_out, density)
+        return kept_weights(layer, keep_in, keep_out, densities)
 
     def unit_cost(self, group: ChannelGroup) -> float:
         """Biases and the affine parts of norms."""
@@ -106,14 +114,21 @@ class Bytes(_Counted):
 
     metric = "bytes"
 
-    def layer_cost(self, layer: Layer, keep_in: Count, keep_out: Count, density: Density = 1.0) -> Cost:
+    def layer_cost(self, layer: Layer, keep_in: Count, keep_out: Count, densities: Densities = ()) -> Cost:
         """What is saved of the weight tensor: all of it, or what is not zero and where it lies, if that is less."""
         whole = kept_weights(layer, keep_in, keep_out)
-        if layer.sparsity is None:
-            return whole * layer.itemsize
-        features = whole / np.maximum(keep_out, 1)
-        packed = layer.sparsity.pattern.stored_bytes(np.asarray(keep_out), features, density, layer.itemsize)
-        return np.asarray(np.minimum(packed, whole * layer.itemsize))
+        dense = whole * layer.itemsize
+        if not layer.sparsities or not densities:
+            return dense
+        size = np.asarray(keep_out), whole / np.maximum(keep_out, 1)
+        share = kept_weights(layer, keep_in, keep_out, densities) / np.maximum(whole, 1)
+        stored = np.minimum(SINGLE.stored_bytes(*size, share, layer.itemsize), dense)
+        if layer.blocks:
+            coarse = len(layer.blocks)
+            packed = layer.blocks[-1].pattern.stored_bytes(*size, math.prod(densities[:coarse]), layer.itemsize)
+            whole_blocks = np.asarray(math.prod(densities[coarse:])) >= 1
+            stored = np.minimum(stored, np.where(whole_blocks, packed, dense))
+        return np.asarray(stored)
 
     def unit_cost(self, group: ChannelGroup) -> float:
         """Biases, norms and their statistics."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from secateur.cost.analytic import Cost, Density, picture_bytes, summed
+from secateur.cost.analytic import Cost, Densities, picture_bytes, summed
 from secateur.errors import BudgetError
 from secateur.graph import ChannelGroup, Count, Layer, ModelGraph
 
@@ -41,7 +41,7 @@ class DeviceProfile:
         """The device, and that it is a model of it."""
         return f"the profile of {self.device} ({self.runtime}), a model fitted to measurements"
 
-    def layer_cost(self, layer: Layer, keep_in: Count, keep_out: Count, density: Density = 1.0) -> Cost:
+    def layer_cost(self, layer: Layer, keep_in: Count, keep_out: Count, densities: Densities = ()) -> Cost:
         """Milliseconds; zeros among the weights save none of them."""
         kind = kind_of(layer)
         if kind not in self.kinds:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from secateur.cost.analytic import Cost, Density, kept_weights, picture_bytes, summed
+from secateur.cost.analytic import Cost, Densities, kept_weights, picture_bytes, summed
 from secateur.graph import ChannelGroup, Count, Layer, ModelGraph
 
 
@@ -29,9 +29,9 @@ class EnergyEstimate:
         """That nothing was measured."""
         return "an estimate by operations and bytes moved (45 nm; Horowitz, 2014), not a measurement"
 
-    def layer_cost(self, layer: Layer, keep_in: Count, keep_out: Count, density: Density = 1.0) -> Cost:
+    def layer_cost(self, layer: Layer, keep_in: Count, keep_out: Count, densities: Densities = ()) -> Cost:
         """Millijoules."""
-        weights = kept_weights(layer, keep_in, keep_out, density)
+        weights = kept_weights(layer, keep_in, keep_out, densities)
         moved = layer.itemsize * weights + sum(picture_bytes(layer, keep_in, keep_out))
         picojoules = self.pj_per_mac * layer.positions * weights + self.pj_per_byte * moved
         return np.asarray(picojoules * 1e-9, dtype=np.float64)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from secateur.cost.analytic import Bytes, CostModel, Macs, Params, kept_weights
+from secateur.cost.analytic import Bytes, CostModel, Macs, Params, kept_blocks
 from secateur.graph import Counts, Layer, ModelGraph
 from secateur.plan import Costs
 
@@ -70,7 +70,9 @@ class NetworkCost:
 
     def _layer_curve(self, layer: Layer, counts: Counts, key: str) -> Curve:
         moved = {**counts, key: np.arange(self.graph.width(key) + 1)}
-        price = self.model.layer_cost(layer, layer.inputs.size(moved), layer.outputs.size(moved), layer.density(moved))
+        price = self.model.layer_cost(
+            layer, layer.inputs.size(moved), layer.outputs.size(moved), layer.densities(moved)
+        )
         return np.broadcast_to(price, self.graph.width(key) + 1)
 
 
@@ -90,6 +92,6 @@ def block_sparsity(graph: ModelGraph, counts: Counts) -> float:
         sizes = layer.inputs.size(counts), layer.outputs.size(counts)
         weights = float(layer.weights(*sizes))
         whole += weights
-        if layer.sparsity is not None and not layer.sparsity.pattern.fine:
-            gone += weights - float(kept_weights(layer, *sizes, layer.density(counts)))
+        if layer.blocks:
+            gone += weights - float(kept_blocks(layer, *sizes, layer.densities(counts)))
     return gone / whole

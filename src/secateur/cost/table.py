@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from secateur.cost.analytic import Cost, Density, kept_weights, summed
+from secateur.cost.analytic import Cost, Densities, kept_blocks, kept_weights, summed
 from secateur.errors import BudgetError
 from secateur.graph import ChannelGroup, Count, Layer, ModelGraph
 from secateur.runtimes.sessions.grid import Grid, Shape
@@ -47,7 +47,7 @@ class LayerTable:
         how = f"{runtime}, {self.threads} thread{'s' if self.threads > 1 else ''}, {self.made}"
         return f"a table of layers measured by {self.meter} on {self.device} ({how})"
 
-    def layer_cost(self, layer: Layer, keep_in: Count, keep_out: Count, density: Density = 1.0) -> Cost:
+    def layer_cost(self, layer: Layer, keep_in: Count, keep_out: Count, densities: Densities = ()) -> Cost:
         """In the metric's unit; zeros among the weights save what was measured of them, by default nothing.
 
         Raises BudgetError where no layer of that shape was measured.
@@ -66,11 +66,10 @@ class LayerTable:
                 f"{layer.name}, {layer.in_channels} -> {layer.out_channels} channels. Profile this network"
             )
         thin = 1.0
-        if layer.sparsity is not None:  # by what is really left: of a small layer a block may be all there is
-            left = kept_weights(layer, keep_in, keep_out, density) / np.maximum(
-                kept_weights(layer, keep_in, keep_out), 1
-            )
-            thin = grid.factor(str(layer.sparsity.pattern), left)
+        if layer.blocks:  # by what is really left: of a small layer a block may be all there is
+            left = kept_blocks(layer, keep_in, keep_out, densities)
+            share = left / np.maximum(kept_weights(layer, keep_in, keep_out), 1)
+            thin = grid.factor(str(layer.blocks[-1].pattern), share)
         return np.asarray(grid.scale * grid.at(keep_in, keep_out, self.step) * thin, dtype=np.float64)
 
     def unit_cost(self, group: ChannelGroup) -> float:

@@ -38,7 +38,7 @@ def count_costs(model: nn.Module, example_input: Example) -> Costs:
         total -= round(flops.get(".".join(filter(None, (type(model).__name__, name))), 0) * gone / mask.numel())
         params -= gone
         size -= max(weight.nbytes - stored_bytes(weight, mask, pattern), 0)
-        blocks += 0 if pattern.fine else gone
+        blocks += pattern.skipped(mask.flatten(1))
     layers = sum(module.weight.numel() for module in model.modules() if isinstance(module, PRODUCERS))
     return Costs(total // 2 // len(inputs[0]), params, size, block_sparsity=blocks / max(layers, 1))
 

@@ -49,7 +49,7 @@ class Sparsity:
     levels: int
 
     def density(self, counts: Mapping[str, Any]) -> Any:
-        """The share of the layer's weights that stays: a number, or an array where the counts are arrays."""
+        """The share that stays of the weights there are: a number, or an array where the counts are arrays."""
         return counts.get(self.key, self.levels) / self.levels
 
 
@@ -61,7 +61,8 @@ class Layer:
     that the layer runs once in a forward pass, on one row of its input for each example.
     `norm` names the batch norm that alone reads this layer's output. Where the output then runs into a residual
     sum, `shortcut` is the ordinal, in a forward pass, of the operation whose result is added to it.
-    `sparsity` is there where a plan may thin the weights out.
+    `sparsities` are there where a plan may thin the weights out, the coarser first: blocks leave, then single weights
+    of the blocks that stay.
     """
 
     name: str
@@ -80,17 +81,21 @@ class Layer:
     once: bool = field(default=True, repr=False)
     norm: str | None = None
     shortcut: int | None = None
-    sparsity: Sparsity | None = field(default=None, repr=False)
+    sparsities: tuple[Sparsity, ...] = field(default=(), repr=False)
 
-    def density(self, counts: Counts | Mapping[str, Any]) -> Any:
-        """The share of the weights that is kept: a number, or an array where the counts are arrays."""
-        return 1.0 if self.sparsity is None else self.sparsity.density(counts)
+    def densities(self, counts: Counts | Mapping[str, Any]) -> tuple[Any, ...]:
+        """What each of the sparsities keeps of what those before it have left: numbers, or arrays."""
+        return tuple(each.density(counts) for each in self.sparsities)
+
+    @property
+    def blocks(self) -> tuple[Sparsity, ...]:
+        """The sparsities of blocks that a kernel can skip; they come first."""
+        return tuple(each for each in self.sparsities if not each.pattern.fine)
 
     @property
     def keys(self) -> frozenset[str]:
         """Of all that a plan decides about this layer."""
-        own = () if self.sparsity is None else (self.sparsity.key,)
-        return frozenset((*self.inputs.groups, *self.outputs.groups, *own))
+        return frozenset((*self.inputs.groups, *self.outputs.groups, *(each.key for each in self.sparsities)))
 
     def weights(self, keep_in: Any, keep_out: Any) -> Any:
         """Elements of the weight tensor once `keep_in` input and `keep_out` output channels are left (or arrays)."""
@@ -167,13 +172,18 @@ class ModelGraph:
 
     @cached_property
     def sparse(self) -> Mapping[str, Layer]:
-        """Layers that may be sparse, by the key of their sparsity."""
-        return {layer.sparsity.key: layer for layer in self.layers if layer.sparsity is not None}
+        """Layers that may be sparse, by the key of each of their sparsities."""
+        return {each.key: layer for layer in self.layers for each in layer.sparsities}
+
+    @cached_property
+    def sparsity(self) -> Mapping[str, Sparsity]:
+        """Sparsities by key."""
+        return {each.key: each for layer in self.layers for each in layer.sparsities}
 
     def width(self, key: str) -> int:
         """Units of the group, or levels of the sparsity, that is called `key`."""
         group = self.group.get(key)
-        return self.sparse[key].sparsity.levels if group is None else group.width  # type: ignore[union-attr]
+        return self.sparsity[key].levels if group is None else group.width
 
     def layers_of(self, key: str) -> tuple[str, ...]:
         """The layers where the group, or the sparsity, that is called `key` is decided."""

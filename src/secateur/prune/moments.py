@@ -47,7 +47,7 @@ def refittable(graph: ModelGraph) -> tuple[Layer, ...]:
         for layer in graph.layers
         if layer.once
         and layer.kind != "depthwise"
-        and (layer.sparsity is not None or prunable & set(layer.inputs.groups))
+        and (layer.sparsities or prunable & set(layer.inputs.groups))
         and layer.features <= LARGEST
     )
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.errors import PlanError
-from secateur.graph import ModelGraph, private_copy
+from secateur.graph import Layer, ModelGraph, Sparsity, private_copy
 from secateur.plan import Plan
 from secateur.prune.calibration import Calibration
 from secateur.prune.cut import Cutter, Kept
@@ -23,7 +23,7 @@ from secateur.prune.order import Criterion, Curve, Order, Orders, keep, rank
 from secateur.prune.recalibrate import nearer, recalibrated
 from secateur.prune.refit import Refitter
 from secateur.prune.sequence import QUICK, SequentialRefit
-from secateur.prune.weights import WeightOrder, WeightOrders, masks, rank_weights
+from secateur.prune.weights import Masks, WeightOrder, WeightOrders, masks, masks_by, rank_weights
 from secateur.sparse import impose, release
 
 
@@ -145,14 +145,12 @@ def shaped(cutter: Cutter, counts: Mapping[str, int]) -> nn.Module:
     graph, generator = cutter.graph, torch.Generator().manual_seed(0)
     network = copy.deepcopy(cutter.cut({key: np.arange(count) for key, count in counts.items() if key in graph.group}))
     _pick_only_where_cut(network, cutter.dense, graph, counts)
-    masks = {}
-    for layer in graph.sparse.values():
-        assert layer.sparsity is not None
-        if (density := layer.sparsity.density(counts)) < 1:
-            weight = network.get_parameter(f"{layer.name}.weight")
-            value = torch.rand(len(weight), weight[0].numel(), generator=generator)
-            masks[layer.name] = layer.sparsity.pattern.best(value, density).view_as(weight).to(weight.device)
-    return _thinned(network, graph, masks)
+
+    def value(layer: Layer, each: Sparsity) -> Tensor:
+        weight = network.get_parameter(f"{layer.name}.weight")
+        return torch.rand(weight.shape, generator=generator).to(weight.device)
+
+    return _thinned(network, graph, masks_by(graph, counts, value))
 
 
 def _pick_only_where_cut(network: nn.Module, dense: nn.Module, graph: ModelGraph, counts: Mapping[str, int]) -> None:
@@ -162,12 +160,11 @@ def _pick_only_where_cut(network: nn.Module, dense: nn.Module, graph: ModelGraph
             as_before(network, dense, group.consumers[0])
 
 
-def _thinned(network: nn.Module, graph: ModelGraph, masks: Mapping[str, Tensor]) -> nn.Module:
+def _thinned(network: nn.Module, graph: ModelGraph, masks: Masks) -> nn.Module:
     """The network with these masks, and no others that it had."""
     for layer in graph.sparse.values():
-        assert layer.sparsity is not None
         module, mask = network.get_submodule(layer.name), masks.get(layer.name)
-        release(module) if mask is None else impose(module, mask, layer.sparsity.pattern)
+        release(module) if mask is None else impose(module, *mask)
     return network
 
 
@@ -188,7 +185,7 @@ class _Cut:
         twin._cutter = Cutter(self._network, self._graph)
         return twin
 
-    def __call__(self, kept: Kept, masks: Mapping[str, Tensor]) -> nn.Module:
+    def __call__(self, kept: Kept, masks: Masks) -> nn.Module:
         """The network cut and thinned out, valid until the next call."""
         candidate = _thinned(self._cutter.cut(kept), self._graph, masks)
         if self._refitter is not None:

@@ -8,7 +8,7 @@ the loss at each. Elements, blocks and N:M differ in what may leave together (`s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from secateur.graph import ModelGraph
+from secateur.graph import Layer, ModelGraph, Sparsity
 from secateur.prune.cut import Kept, places
 from secateur.prune.moments import AllMoments
 from secateur.prune.order import Criterion, Curve
@@ -38,6 +38,8 @@ class WeightOrder:
 
 
 WeightOrders = Mapping[str, WeightOrder]
+Masks = dict[str, tuple[Tensor, Pattern]]
+"""Layer -> what it keeps, bool, shaped as its weight; and what went together: blocks where any did."""
 
 
 def rank_weights(model: nn.Module, graph: ModelGraph, moments: AllMoments, criterion: Criterion) -> WeightOrders:
@@ -52,10 +54,9 @@ def rank_weights(model: nn.Module, graph: ModelGraph, moments: AllMoments, crite
         if known is None:
             orders[key] = WeightOrder(weight.abs(), np.full(graph.width(key) + 1, np.nan))
         else:
-            assert layer.sparsity is not None
             square = known.square[0].to(torch.float32, copy=True)
             square.diagonal().add_(RIDGE * square.diagonal().mean() + 1e-12)
-            orders[key] = _eliminate(weight, square, layer.sparsity.pattern, graph.width(key))
+            orders[key] = _eliminate(weight, square, graph.sparsity[key].pattern, graph.width(key))
     return orders
 
 
@@ -96,16 +97,29 @@ def _within(value: Tensor) -> Tensor:
     return ranks.to(value.dtype) / value.numel()
 
 
-def masks(graph: ModelGraph, orders: WeightOrders, counts: Mapping[str, int], kept: Kept) -> dict[str, Tensor]:
-    """What each layer that gets sparse keeps: layer -> bool [out, in, kh, kw], of what the channels cut leave of it."""
+def masks(graph: ModelGraph, orders: WeightOrders, counts: Mapping[str, int], kept: Kept) -> Masks:
+    """What each layer that gets sparse keeps [out, in, kh, kw], of what the channels cut leave of it."""
     where = places(graph, kept)
-    found = {}
-    for key, layer in graph.sparse.items():
-        assert layer.sparsity is not None
-        if (density := layer.sparsity.density(counts)) < 1:
-            rank = orders[key].rank.unflatten(1, (layer.in_channels, *layer.kernel))
-            rank = _left(_left(rank, 0, where.get((layer.name, "out"))), 1, where.get((layer.name, "in")))
-            found[layer.name] = layer.sparsity.pattern.best(rank.flatten(1), density).view_as(rank)
+
+    def value(layer: Layer, each: Sparsity) -> Tensor:
+        rank = orders[each.key].rank.unflatten(1, (layer.in_channels, *layer.kernel))
+        return _left(_left(rank, 0, where.get((layer.name, "out"))), 1, where.get((layer.name, "in")))
+
+    return masks_by(graph, counts, value)
+
+
+def masks_by(graph: ModelGraph, counts: Mapping[str, int], value: Callable[[Layer, Sparsity], Tensor]) -> Masks:
+    """What each layer that gets sparse keeps, by the value of its weights to each of its sparsities: one after the
+    other, each of what the one before has left."""
+    found: Masks = {}
+    for layer in graph.layers:
+        for each in layer.sparsities:
+            if (density := each.density(counts)) < 1:
+                worth = value(layer, each)
+                mask, coarsest = found.get(layer.name, (None, each.pattern))
+                chosen, flat = each.pattern, worth.flatten(1)
+                left = chosen.best(flat, density) if mask is None else chosen.within(flat, density, mask.flatten(1))
+                found[layer.name] = left.view_as(worth), coarsest if chosen.fine else chosen
     return found
 
 

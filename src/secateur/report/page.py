@@ -139,12 +139,13 @@ def _numbers(report: Report) -> str:
     )
     work = "".join(
         f'<tr><th scope="row">{escape(name)}</th><td>{amount(dense)}</td><td>{amount(left)}</td>'
-        f"<td>{share(left, dense)}</td></tr>"
+        f"<td>{share(left, dense)}</td>{_blocks(report, name)}</tr>"
         for name, dense, left in report.layers
     )
+    bsf = ("BSF",) if report.blocks else ()
     parts = (
         ("The plan in numbers", ("site", "kept"), kept),
-        ("The layers in numbers", ("layer", "MACs before", "MACs after", "left"), work),
+        ("The layers in numbers", ("layer", "MACs before", "MACs after", "left", *bsf), work),
     )
     return "\n".join(
         f"<details>\n<summary>{title}</summary>\n"
@@ -153,6 +154,11 @@ def _numbers(report: Report) -> str:
         for title, heads, rows in parts
         if rows
     )
+
+
+def _blocks(report: Report, layer: str) -> str:
+    """The cell of a layer's block sparsity, where the network has any."""
+    return f"<td>{percent(report.blocks.get(layer, 0.0))}</td>" if report.blocks else ""
 
 
 def _heads(names: tuple[str, ...]) -> str:

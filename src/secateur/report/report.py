@@ -67,6 +67,8 @@ class Report:
     front: tuple[tuple[float, float], ...] = ()
     """Where a range of budgets was searched: (fraction of the dense cost, score) of each plan that no cheaper one
     beats, the cheapest first."""
+    blocks: dict[str, float] = field(default_factory=dict)
+    """Layer -> the share of the delivered one's weights that lies in whole blocks of zeros, where that is any."""
     sources: dict[str, str] = field(default_factory=dict)
     """Latency and energy, as far as they were told -> by what, in words."""
     measured: float | None = None

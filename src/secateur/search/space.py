@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from secateur.cost import CostModel, LayerTable, NetworkCost, costs, model_for
 from secateur.errors import BudgetError, TraceError
-from secateur.graph import ChannelGroup, Layer, ModelGraph, entries_of, may_be_sparse, with_entries, with_sparsity
+from secateur.graph import ChannelGroup, ModelGraph, Sparsity, entries_of, may_be_sparse, with_entries, with_sparsity
 from secateur.plan import Budget, Costs, Plan, Site
 from secateur.sparse import Pattern, pattern
 
@@ -42,18 +42,19 @@ class SpaceSettings:
     """Whether convolutions that read a stream which is not cut may each leave out some of its channels."""
     leave: tuple[str, ...] = ()
     """Names, or patterns such as `layer1.*`, of groups to leave alone."""
-    sparsity: dict[str, str] = field(default_factory=dict)
+    sparsity: dict[str, str | tuple[str, ...]] = field(default_factory=dict)
     """Layers, by names or patterns of names, whose weights may be thinned out, and what goes together: `element`,
-    blocks such as `16x16` (outputs by inputs), or `n:4` (so many of every four). The first that fits a layer counts."""
+    blocks such as `16x16` (outputs by inputs), or `n:4` (so many of every four); or several of these, each a site of
+    its own, the finer within what the coarser leaves. The first name that fits a layer counts."""
 
     def __post_init__(self) -> None:
         if not 0 < self.min_keep <= 1:
             raise BudgetError(f"min_keep = {self.min_keep}: give a fraction in (0, 1]")
         if self.step is not None and self.step < 1:
             raise BudgetError(f"step = {self.step}: give a number of channels, 1 or more")
-        for name, text in self.sparsity.items():
+        for name, texts in self.sparsity.items():
             try:
-                pattern(text)
+                _patterns(texts)
             except ValueError as error:
                 raise BudgetError(f"sparsity of {name}: {error}") from error
 
@@ -74,26 +75,29 @@ class SpaceSettings:
         least = math.ceil(max(self.min_keep * group.width, 1) / step) * step
         return Site(group.key, group.width, step, min(least, group.width))
 
-    def patterns(self, graph: ModelGraph) -> dict[str, Pattern]:
-        """The layers that may be sparse. Raises BudgetError where a name stands for none."""
+    def patterns(self, graph: ModelGraph) -> dict[str, list[Pattern]]:
+        """The layers that may be sparse, and how. Raises BudgetError where a name stands for none."""
         able = [layer.name for layer in graph.layers if may_be_sparse(layer)]
-        found: dict[str, Pattern] = {}
-        for wanted, text in self.sparsity.items():
+        found: dict[str, list[Pattern]] = {}
+        for wanted, texts in self.sparsity.items():
             names = fnmatch.filter(able, wanted)
             if not names:
                 raise BudgetError(
                     f"sparsity names {wanted!r}, and no layer of that name can be sparse; it can be in "
                     f"{', '.join(able[:6])}, ... (not in depthwise or grouped ones, nor in those that run twice)"
                 )
-            found = {name: pattern(text) for name in names} | found
+            found = {name: _patterns(texts) for name in names} | found
         return found
 
-    def thinned(self, layer: Layer) -> Site:
+    def thinned(self, sparsity: Sparsity) -> Site:
         """The site of a layer that may be sparse, in steps of its density."""
-        assert layer.sparsity is not None
-        key, levels = layer.sparsity.key, layer.sparsity.levels
-        least = math.ceil(self.min_keep * levels)
-        return Site(key, levels, 1, max(least, 1), str(layer.sparsity.pattern))
+        least = math.ceil(self.min_keep * sparsity.levels)
+        return Site(sparsity.key, sparsity.levels, 1, max(least, 1), str(sparsity.pattern))
+
+
+def _patterns(texts: str | tuple[str, ...]) -> list[Pattern]:
+    """What is written as one text or several. Raises ValueError."""
+    return [pattern(text) for text in ((texts,) if isinstance(texts, str) else texts)]
 
 
 def _meant(budget: Budget) -> str:
@@ -135,7 +139,7 @@ class SearchSpace:
             raise TraceError("every group that can be pruned is left alone; loosen `leave`, or set streams = true")
         step = next((model.step for model in prices if isinstance(model, LayerTable)), None)
         sites = [self.settings.site(group, step) for group in groups]
-        sites += [self.settings.thinned(layer) for layer in graph.sparse.values()]
+        sites += [self.settings.thinned(each) for each in graph.sparsity.values()]
         rank = {layer.name: number for number, layer in enumerate(graph.layers)}
         self.sites = tuple(sorted(sites, key=lambda site: rank[graph.layers_of(site.key)[0]]))
         self.cost = self._price(budget.metric)

@@ -4,10 +4,11 @@ from secateur.sparse.layers import TYPES, BlockSparseConv2d, BlockSparseLinear, 
 from secateur.sparse.masked import hold, hold_gradients, impose, mask_of, masked_layers, release
 from secateur.sparse.matrix import Block, BlockSparse, block_sparsity, tiled
 from secateur.sparse.native import lanes, library
-from secateur.sparse.pattern import Blocks, Pattern, Runs, pattern
+from secateur.sparse.pattern import SINGLE, Blocks, Pattern, Runs, pattern
 from secateur.sparse.storage import pack, stored_bytes, unpack
 
 __all__ = [
+    "SINGLE",
     "TYPES",
     "Block",
     "BlockSparse",

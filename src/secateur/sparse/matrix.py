@@ -113,9 +113,13 @@ def tiled(weight: Tensor, block: Block) -> Tensor:
 
 def block_sparsity(weight: Tensor, block: Block) -> float:
     """BSF of a matrix [out, in]: elements that lie in whole blocks of zeros, over all elements."""
-    gone = tiled(weight.ne(0).float(), block).flatten(2).sum(2).eq(0).float()
-    inside = tiled(torch.ones_like(weight, dtype=torch.float32), block).flatten(2).sum(2)
-    return float((gone * inside).sum() / weight.numel())
+    return in_empty_blocks(weight.ne(0), block) / weight.numel()
+
+
+def in_empty_blocks(mask: Tensor, block: Block) -> int:
+    """Elements of a mask [out, in] that lie in blocks of which nothing is kept."""
+    inside = tiled(torch.ones_like(mask, dtype=torch.int32), block).sum((2, 3))
+    return int(inside[~tiled(mask, block).flatten(2).any(2)].sum())
 
 
 def _shared(rows: Callable[[int, int], None], count: int, work: int) -> None:

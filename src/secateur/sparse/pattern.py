@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from secateur.sparse.matrix import Block, tiled
+from secateur.sparse.matrix import Block, in_empty_blocks, tiled
 
 LEVELS = 64
 """Densities that a layer can have, at most: finer than any loss curve can tell."""
@@ -32,6 +32,11 @@ class Blocks:
         """Whether it is single weights: then there is nothing that a kernel could skip."""
         return self.block == (1, 1)
 
+    @property
+    def together(self) -> float:
+        """Weights that are decided about at once."""
+        return float(np.prod(self.block))
+
     def levels(self, out: int, features: int) -> int:
         """Steps from nothing kept to everything kept."""
         high, wide = self.block
@@ -51,6 +56,16 @@ class Blocks:
         high, wide = self.block
         grid = kept.view_as(sizes).repeat_interleave(high, 0).repeat_interleave(wide, 1)
         return grid[: value.shape[0], : value.shape[1]]
+
+    def within(self, value: Tensor, density: float, mask: Tensor) -> Tensor:
+        """The same, of what the mask has left."""
+        value, share = value.masked_fill(~mask, -1.0), float(mask.float().mean())
+        left = self.best(value, density * share) & mask
+        return left if left.any() else self.best(value, 0.0) & mask  # what fitted was a block that had left already
+
+    def skipped(self, mask: Tensor) -> int:
+        """Weights, of a mask [out, features], that lie in whole blocks of zeros."""
+        return 0 if self.fine else in_empty_blocks(mask, self.block)
 
     def _fitting(self, sizes: Tensor, density: float) -> Tensor:
         """Which of blocks of these sizes, the most valuable first, are kept: places among them."""
@@ -94,6 +109,11 @@ class Runs:
         """It is single weights."""
         return True
 
+    @property
+    def together(self) -> float:
+        """Rather more than one weight: coarser than single ones, finer than any block."""
+        return 1.5
+
     def levels(self, out: int, features: int) -> int:
         """Steps from nothing kept to everything kept."""
         return self.length
@@ -105,16 +125,25 @@ class Runs:
         rest = _whole(density * (value.shape[1] - whole))
         return torch.cat([runs, _top(value[:, whole:], rest if whole else max(rest, 1))], 1)
 
+    def within(self, value: Tensor, density: float, mask: Tensor) -> Tensor:
+        """The same, of what the mask has left."""
+        return self.best(value.masked_fill(~mask, -1.0), density) & mask
+
+    def skipped(self, mask: Tensor) -> int:
+        """None lies in blocks."""
+        return 0
+
     def least(self, out: Any, features: Any) -> Any:
         """Weights that are kept whatever the density: one a row."""
         return out
 
     def stored_bytes(self, out: Any, features: Any, density: Any, itemsize: int) -> Any:
         """What a file holds, at most: weights, and a bit for each."""
-        return out * features * (density * itemsize + 1 / 8) + 1
+        return SINGLE.stored_bytes(out, features, density, itemsize)
 
 
 Pattern = Blocks | Runs
+SINGLE = Blocks()
 
 
 def pattern(text: str) -> Pattern:

@@ -17,22 +17,26 @@ BLOCKS = ("start", "column", "values")
 
 
 def pack(weight: Tensor, mask: Tensor, pattern: Pattern) -> Packed:
-    """Blocks as a `BlockSparse` has them; single weights as a bit each, eight in a byte, and the values in order.
+    """Single weights as a bit each, eight in a byte, and the values in order; or, where that takes less and all zeros
+    lie in whole blocks, blocks as a `BlockSparse` has them.
 
     Empty where the dense weight takes no more.
     """
-    if isinstance(pattern, Blocks) and not pattern.fine:
+    bits = np.packbits(mask.flatten().cpu().numpy())
+    packed = {"bits": torch.from_numpy(bits), "values": weight[mask]}
+    if isinstance(pattern, Blocks) and pattern.skipped(mask.flatten(1)) == int((~mask).sum()):
         found = BlockSparse.of(weight.flatten(1), pattern.block, mask.flatten(1))
-        packed = {name: getattr(found, name) for name in BLOCKS}
-    else:
-        bits = np.packbits(mask.flatten().cpu().numpy())
-        packed = {"bits": torch.from_numpy(bits), "values": weight[mask]}
-    return packed if sum(tensor.nbytes for tensor in packed.values()) < weight.nbytes else {}
+        packed = min(packed, {name: getattr(found, name) for name in BLOCKS}, key=_bytes)
+    return packed if _bytes(packed) < weight.nbytes else {}
+
+
+def _bytes(packed: Packed) -> int:
+    return sum(tensor.nbytes for tensor in packed.values())
 
 
 def stored_bytes(weight: Tensor, mask: Tensor, pattern: Pattern) -> int:
     """What the weight takes in a file."""
-    return sum(tensor.nbytes for tensor in pack(weight, mask, pattern).values()) or weight.nbytes
+    return _bytes(pack(weight, mask, pattern)) or weight.nbytes
 
 
 def unpack(packed: Mapping[str, Tensor], shape: Sequence[int], pattern: Pattern) -> tuple[Tensor, Tensor]:
