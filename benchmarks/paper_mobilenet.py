@@ -115,6 +115,8 @@ class Bench:
 
     def searched(self, name: str, seed: int) -> None:
         """The default searcher's best plan."""
+        if (self.runs / f"{name}_amc_{seed}.json").exists():
+            return
         folder = self.runs / f"{name}_{seed}"
         study = sc.search(
             self.network,

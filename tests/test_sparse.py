@@ -1,6 +1,8 @@
 """Block-sparse matrices and layers answer as dense ones of the same weight, whatever the blocks and sizes."""
 
 import ctypes
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load, save
 from torch import nn
 
+import secateur as sc
 from secateur.runtimes import quicker
 from secateur.sparse import (
     BlockSparse,
@@ -27,6 +30,9 @@ from secateur.sparse import (
 
 SIDES = st.integers(1, 40)
 BLOCKS = st.sampled_from([(1, 1), (1, 4), (2, 3), (4, 4), (8, 1), (8, 8), (16, 16), (16, 4), (32, 32), (5, 7)])
+
+SHARES = st.sampled_from([0.0, 0.1, 0.5, 0.9, 1.0])
+"""Of the blocks: none and all of them too."""
 
 
 def sparse_weight(rows: int, columns: int, block: tuple[int, int], kept: float, seed: int) -> torch.Tensor:
@@ -95,33 +101,73 @@ def test_block_sparsity_is_what_counting_finds(
     assert block_sparsity(weight, block) == pytest.approx(gone / weight.numel())
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=100)
 @given(
-    out=SIDES,
-    inside=st.integers(1, 12),
-    kernel=st.sampled_from([(1, 1), (3, 3), (1, 3), (2, 2)]),
-    stride=st.sampled_from([1, 2, (2, 1)]),
-    padding=st.sampled_from([0, 1, (1, 0)]),
-    dilation=st.sampled_from([1, 2]),
-    shape=st.tuples(st.integers(1, 3), st.integers(5, 11), st.integers(5, 11)),
-    bias=st.booleans(),
+    geometry=st.fixed_dictionaries(
+        {
+            "in_channels": st.integers(1, 12),
+            "out_channels": SIDES,
+            "kernel_size": st.sampled_from([(1, 1), (3, 3), (1, 3), (2, 2)]),
+            "stride": st.sampled_from([1, 2, (2, 1)]),
+            "padding": st.sampled_from([0, 1, (1, 0)]),
+            "dilation": st.sampled_from([1, 2]),
+            "bias": st.booleans(),
+        }
+    ),
+    shape=st.tuples(st.integers(0, 3), st.integers(5, 11), st.integers(5, 11)),
+    block=BLOCKS,
+    kept=SHARES,
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
 )
 def test_a_convolution_answers_as_the_dense_one(
-    out: int, inside: int, kernel: Any, stride: Any, padding: Any, dilation: int, shape: tuple[int, ...], bias: bool
+    geometry: dict[str, Any], shape: tuple[int, ...], block: tuple[int, int], kept: float, dtype: torch.dtype
 ) -> None:
-    dense = nn.Conv2d(inside, out, kernel, stride, padding, dilation, bias=bias)
+    dense, out = nn.Conv2d(**geometry), geometry["out_channels"]
     with torch.no_grad():
-        matrix = sparse_weight(out, dense.weight[0].numel(), (4, 4), 0.5, out)
+        matrix = sparse_weight(out, dense.weight[0].numel(), block, kept, out)
         dense.weight.copy_(matrix.view_as(dense.weight))
-    sparse = BlockSparseConv2d.of(dense, (4, 4))
-    x = torch.randn(shape[0], inside, *shape[1:])
+    dense = dense.to(dtype)
+    sparse = BlockSparseConv2d.of(dense, block)
+    x = torch.randn(shape[0], geometry["in_channels"], *shape[1:]).to(dtype)
+    near = {"rtol": 1e-4, "atol": 1e-4} if dtype == torch.float32 else {"rtol": 2e-2, "atol": 3e-2}
     with torch.no_grad():
-        torch.testing.assert_close(sparse(x), dense(x), rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(sparse(x.to(memory_format=torch.channels_last)), dense(x), rtol=1e-4, atol=1e-4)
+        wanted = dense(x)
+        for laid_out in (x, x.to(memory_format=torch.channels_last)):
+            answer = sparse(laid_out)
+            assert answer.dtype == dtype
+            torch.testing.assert_close(answer, wanted, **near)
     back = sparse.to_dense()
     assert torch.equal(back.weight, dense.weight)
     assert str(back) == str(dense)
     assert len([*masked_layers(back)]) == 1
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    out=SIDES,
+    inside=SIDES,
+    batch=st.lists(st.integers(0, 7), max_size=2),
+    block=BLOCKS,
+    kept=SHARES,
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+    bias=st.booleans(),
+)
+def test_any_linear_layer_answers_as_the_dense_one_and_survives_a_file(
+    out: int, inside: int, batch: list[int], block: tuple[int, int], kept: float, dtype: torch.dtype, bias: bool
+) -> None:
+    dense = nn.Linear(inside, out, bias)
+    with torch.no_grad():
+        dense.weight.copy_(sparse_weight(out, inside, block, kept, inside))
+    dense = dense.to(dtype)
+    sparse, x = BlockSparseLinear.of(dense, block), torch.randn(*batch, inside).to(dtype)
+    near = {"rtol": 1e-4, "atol": 1e-4} if dtype == torch.float32 else {"rtol": 2e-2, "atol": 3e-2}
+    with torch.no_grad():
+        torch.testing.assert_close(sparse(x), dense(x), **near)
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / "sparse.safetensors"
+        sc.save(nn.Sequential(sparse), place)
+        again = sc.load(place, nn.Sequential(nn.Linear(inside, out, bias, dtype=dtype)))
+    assert torch.equal(again[0].weight, dense.weight)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
