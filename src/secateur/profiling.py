@@ -71,7 +71,7 @@ def profile_job(job: Job, how: How, table: Path | None, bundle: Path | None) -> 
         assert table is not None
         made = make_table(found.model, found.example, space, how, partial(_show, bars))
     write_atomically(table, json.dumps(made, indent=1).encode() + b"\n")
-    return f'written to {table}; name it in a job: {"energy" if how.meter else "latency"} = "{table}"'
+    return f'written to {table}; name it in a job: {"energy" if how.meter else "latency"} = "{table.resolve()}"'
 
 
 def _check_place(table: Path | None, bundle: Path | None) -> None:
