@@ -1,7 +1,7 @@
 """Every network of the zoo, dense and pruned to half its MACs, as a file of every runtime: does it answer as PyTorch?
 
 The largest difference of an output on four inputs, over the outputs' root mean square (`sc.export` refuses more than
-TOLERANCE), and the size of the file over that of the dense network's. Weights are the trained ones where there are any,
+TOLERANCE), and the size of the file. Weights are the trained ones where there are any,
 and random ones elsewhere; pruned is uniformly, without refit, as nothing here is about accuracy. A runtime that has no
 operation for a network says so. What is done lies in benchmarks/runs/export. Takes some minutes; `--quick` (a minute)
 only shows that it still works.
@@ -53,7 +53,8 @@ def kept(name: str) -> list[dict[str, Any]]:
     """The rows of a network, from their file if it is there."""
     place = record.HERE / "runs" / "export" / f"{name}.json"
     place.parent.mkdir(parents=True, exist_ok=True)
-    if not place.exists():
+    tried_on = {row["runtime"] for row in json.loads(place.read_text())} if place.exists() else set()
+    if not tried_on >= {*installed()}:
         place.write_text(json.dumps([*tried(name)]))
     return list(json.loads(place.read_text()))
 
@@ -97,7 +98,7 @@ def figures(rows: list[dict[str, Any]]) -> dict[str, float]:
     found: dict[str, float] = {"networks": len({row["network"] for row in rows})}
     for runtime in dict.fromkeys(row["runtime"] for row in rows):
         mine = [row["difference"] for row in rows if row["runtime"] == runtime and "difference" in row]
-        found |= {f"{runtime}_files": len(mine), f"{runtime}_largest_difference": max(mine)}
+        found |= {f"{runtime}_files": len(mine), f"{runtime}_largest_difference": max(mine, default=0.0)}
     return found
 
 

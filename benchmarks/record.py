@@ -46,9 +46,13 @@ def write(name: str, figures: Mapping[str, float], rows: Sequence[Mapping[str, A
 
 
 def known(name: str) -> list[dict[str, Any]]:
-    """The rows of the committed result: what a new machine need not do again."""
+    """The rows of the committed result, which a new machine need not do again, each with when and where it was made."""
     place = HERE / "results" / f"{name}.json"
-    return list(json.loads(place.read_text())["rows"]) if place.exists() else []
+    if not place.exists():
+        return []
+    result = json.loads(place.read_text())
+    made = {key: result[key] for key in ("date", "commit", "machine")}
+    return [{"made": made, **row} for row in result["rows"]]
 
 
 def show(title: str, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -86,7 +86,7 @@ def main() -> None:
     torch.set_num_threads(1)
     runs = record.HERE / "runs" / ("rewards_quick" if quick else "rewards")
     runs.mkdir(parents=True, exist_ok=True)
-    rows = [found(name, number, runs, quick) for number, name in enumerate(CASES) if not quick or name in QUICK]
+    rows = [found(name, runs, quick) for name in CASES if not quick or name in QUICK]
     record.show("ResNet-20, CIFAR-10, no fine-tuning; costs in % of the dense network", rows)
     if not quick:
         network, images, _, test = shared_assets.materials("resnet20", *SIZES)
@@ -96,9 +96,9 @@ def main() -> None:
         print(f"written to {record.write('rewards', figures, rows).relative_to(record.HERE.parent)}")
 
 
-def found(name: str, number: int, runs: Path, quick: bool) -> dict[str, Any]:
+def found(name: str, runs: Path, quick: bool) -> dict[str, Any]:
     """The row of one reward, from its file if it is there."""
-    place = runs / f"{number}.json"
+    place = runs / f"{key(name)}.json"
     if not place.exists():
         place.write_text(json.dumps({"": name, **search(CASES[name], runs, quick)}))
         print(place.read_text(), flush=True)

@@ -239,6 +239,29 @@ def test_blocks_save_what_the_table_says_and_single_weights_nothing() -> None:
     assert cost({"0:element": 8}) == pytest.approx(4.5)
 
 
+@pytest.mark.parametrize("density", [0.1, 0.3, 1.0])
+def test_time_never_falls_as_channels_or_blocks_grow(density: float) -> None:
+    """Of a layer of one block nothing can be skipped, and a wider one never takes less."""
+    model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 64)).eval()
+    settings = sc.SpaceSettings(step=4, min_keep=0.05, sparsity={"2": "16x16"})
+    space = SearchSpace(sc.inspect(model, torch.zeros(1, 64)), sc.Budget(macs=1.0), settings)
+    layer = space.graph.layer["2"]
+    sides = (8, 16, 32, 64)
+    cost = tuple(tuple(float(i * o) for o in sides) for i in sides)
+    thinned = Thinned("16x16", (0.1, 0.5, 1.0), (0.1, 0.6, 1.0))
+    table = LayerTable(
+        "here", "torch", 1, "today", 4, 0.0, (Grid("linear", (), 1, 1, (1, 1), sides, sides, cost, thinned=(thinned,)),)
+    )
+    told = np.array(
+        [[float(table.layer_cost(layer, i, o, (density,))) for o in range(4, 65, 4)] for i in range(4, 65, 4)]
+    )
+    assert (np.diff(told, axis=0) >= 0).all()
+    assert (np.diff(told, axis=1) >= 0).all()
+    assert told[3, 3] == 16 * 16, "all that there is of it stays"
+    levels = table.layer_cost(layer, 64, 64, (np.linspace(0, 1, 65),))
+    assert (np.diff(levels) >= 0).all()
+
+
 def test_layers_become_block_sparse_where_that_is_quicker(monkeypatch: pytest.MonkeyPatch) -> None:
     model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 64)).eval()
     x = torch.randn(40, 64)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from jobs import digits_job
 from networks import build, image, settled
+from torch import nn
 
 import secateur as sc
 from secateur import zoo
@@ -19,6 +20,7 @@ from secateur.cost import DEVICES, DeviceProfile, EnergyEstimate, LayerTable, Ne
 from secateur.errors import BudgetError, JobError, StudyError
 from secateur.graph import count_costs
 from secateur.job import parse_job
+from secateur.prune import Pruner
 from secateur.run import smallest_first
 from secateur.search import SearchSpace, resource_constrained
 
@@ -140,6 +142,23 @@ def test_the_smallest_without_loss_is_one_that_was_finished() -> None:
     assert study.smallest(0.2, "macs") == asked[-1]
     study.checked = {trial.number: replace(trial.outcome, score=0.0) for trial in study.succeeded}
     assert len(list(smallest_first(0.2, "macs")(study))) == 3, "where none holds, the best by reward"
+
+
+def test_a_plan_that_cannot_be_finished_is_not_delivered(monkeypatch: pytest.MonkeyPatch) -> None:
+    finish, asked = Pruner.final, []
+
+    def broken(self: Pruner, counts: dict[str, int]) -> nn.Module:
+        asked.append(counts)
+        if len(asked) == 1:
+            raise RuntimeError("the disk is full")
+        return finish(self, counts)
+
+    monkeypatch.setattr(Pruner, "final", broken)
+    with pytest.warns(UserWarning, match="could not be finished: the disk is full"):
+        study = search(sc.AccuracyGuaranteed("macs", 0.2), sc.Budget(macs=(0.4, 1)))
+    assert len(study.unfinished) == 1
+    assert study.smallest(0.2, "macs").number in study.checked
+    assert len(asked) == 1 + len(study.checked), "each once"
 
 
 def test_a_function_of_the_users_own() -> None:

@@ -96,7 +96,8 @@ def search(  # noqa: PLR0913  # each is a thing the caller has, and all but four
         on_trial: called with the study and each new trial.
 
     Returns:
-        The study; `study.best.plan` is what to prune by.
+        The study; `study.best.plan` is what to prune by, or where the reward is `AccuracyGuaranteed`, that of
+        `study.smallest(tolerance, metric)`.
 
     Raises:
         TraceError, BudgetError, EvaluationError, StudyError, DataError, ExportError: before the first trial where it
@@ -131,7 +132,7 @@ def search(  # noqa: PLR0913  # each is a thing the caller has, and all but four
     loop = Loop(Study(space, dense), proposer, workers, strategy.seed, settings.ahead, race, home)
     if space.weighed or not budget.is_range:
         loop.check = Evaluator(pruner.final, space, evaluate, settings.reward, dense=dense)
-    if isinstance(settings.reward, AccuracyGuaranteed):
+    if isinstance(settings.reward, AccuracyGuaranteed) and budget.is_range:
         loop.finalists = smallest_first(settings.reward.tolerance, settings.reward.metric)
     if on_trial:
         loop.on_trial = on_trial

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from random import Random
@@ -77,8 +76,8 @@ def _step(space: SearchSpace) -> int:
 def _size(layer: Layer, number: int, counts: Mapping[str, int]) -> list[Any]:
     """The layer's shape, its channels in and out, pattern and density."""
     sizes = layer.inputs.size(counts), layer.outputs.size(counts)
-    kind = str(layer.blocks[-1].pattern) if layer.blocks else ""
-    return [number, *sizes, kind, float(math.prod(each.density(counts) for each in layer.blocks))]
+    blocks = layer.blocks
+    return [number, *sizes, str(blocks.pattern) if blocks else "", float(blocks.density(counts)) if blocks else 1.0]
 
 
 def _grid_of(shape: Any, graph: ModelGraph, space: SearchSpace) -> dict[str, Any]:
@@ -101,7 +100,7 @@ def _sizes(layer: Layer, side: str, space: SearchSpace) -> Iterator[int]:
 
 def _patterns(shape: Any, graph: ModelGraph) -> list[Pattern]:
     """Those of blocks that layers of the shape may have."""
-    kinds = [each.pattern for layer in graph.layers if shape_of(layer) == shape for each in layer.blocks]
+    kinds = [each.pattern for layer in graph.layers if shape_of(layer) == shape and (each := layer.blocks)]
     return list(dict.fromkeys(kinds))
 
 

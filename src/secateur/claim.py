@@ -28,6 +28,8 @@ def claim(job: Job) -> Path:
             found = json.loads(json.dumps(describe(parse_job(json.loads(place.read_text()), place))))
             held = (mine.keys() | found.keys()) - MAY_CHANGE
             differing = sorted(key for key in held if mine.get(key) != found.get(key))
+            if _sparsity(mine) != _sparsity(found) and "space" not in differing:
+                differing.append("space")
             differing += [key for key in OF_IMAGES if mine["finetune"].get(key) != found["finetune"].get(key)]
             if differing:
                 raise JobError(
@@ -41,6 +43,11 @@ def claim(job: Job) -> Path:
     except ValueError as error:
         raise StudyError(f"{place} is damaged ({error}); delete it") from error
     return folder
+
+
+def _sparsity(job: dict[str, Any]) -> list[Any]:
+    """In its order: the first name that fits a layer counts."""
+    return [*job.get("space", {}).get("sparsity", {}).items()]
 
 
 def describe(job: Job) -> dict[str, Any]:

@@ -83,7 +83,7 @@ def identity(model: nn.Module, space: SearchSpace, searcher: Strategy, settings:
         "budget": {metric: space.budget.value} | ({"absolute": True} if space.budget.absolute else {}),
         "searcher": {"kind": type(searcher).__name__, **asdict(searcher)},  # type: ignore[call-overload]
         "prior": _digest_of(getattr(searcher, "prior", None)),
-        "space": asdict(settings.space),
+        "space": {**asdict(settings.space), "sparsity": _in_order(settings.space.sparsity)},
         "prune": asdict(settings.prune),
         "workers": settings.workers,
         "race": settings.race,
@@ -92,6 +92,11 @@ def identity(model: nn.Module, space: SearchSpace, searcher: Strategy, settings:
         "latency": [settings.latency, _digest_of(settings.latency)],
         "energy": [settings.energy, _digest_of(settings.energy)],
     }
+
+
+def _in_order(table: dict[str, Any]) -> Any:
+    """A table of which the first entry that fits counts, so that its order does."""
+    return [*table.items()] if len(table) > 1 else table
 
 
 def _digest_of(file: str | None) -> str | None:

@@ -58,7 +58,7 @@ def kept_weights(layer: Layer, keep_in: Count, keep_out: Count, densities: Densi
 
 def kept_blocks(layer: Layer, keep_in: Count, keep_out: Count, densities: Densities = ()) -> Cost:
     """Elements of the weight tensor that do not lie in whole blocks of zeros, at most."""
-    return kept_weights(layer, keep_in, keep_out, densities[: len(layer.blocks)])
+    return kept_weights(layer, keep_in, keep_out, densities[:1] if layer.blocks else ())
 
 
 def picture_bytes(layer: Layer, keep_in: Count, keep_out: Count) -> tuple[Cost, Cost]:
@@ -123,11 +123,11 @@ class Bytes(_Counted):
         size = np.asarray(keep_out), whole / np.maximum(keep_out, 1)
         share = kept_weights(layer, keep_in, keep_out, densities) / np.maximum(whole, 1)
         stored = np.minimum(SINGLE.stored_bytes(*size, share, layer.itemsize), dense)
-        if layer.blocks:
-            coarse = len(layer.blocks)
-            packed = layer.blocks[-1].pattern.stored_bytes(*size, math.prod(densities[:coarse]), layer.itemsize)
-            whole_blocks = np.asarray(math.prod(densities[coarse:])) >= 1
-            stored = np.minimum(stored, np.where(whole_blocks, packed, dense))
+        if (
+            len(layer.sparsities) == 1
+        ):  # of blocks thinned out further, which would take less than a little more of them
+            packed = layer.sparsities[0].pattern.stored_bytes(*size, densities[0], layer.itemsize)
+            stored = np.minimum(stored, packed)
         return np.asarray(stored)
 
     def unit_cost(self, group: ChannelGroup) -> float:

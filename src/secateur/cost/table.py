@@ -59,18 +59,19 @@ class LayerTable:
                 f"{layer.kind} {'x'.join(map(str, layer.kernel))}, stride {layer.stride}, input "
                 f"{'x'.join(map(str, layer.in_hw))}. Profile this network: secateur profile"
             )
-        wide = layer.out_channels, 0 if layer.kind == "depthwise" else layer.in_channels
-        if wide[0] > grid.out_channels[-1] or wide[1] > grid.in_channels[-1]:
+        wide = 0 if layer.kind == "depthwise" else layer.in_channels, layer.out_channels
+        if wide[0] > grid.in_channels[-1] or wide[1] > grid.out_channels[-1]:
             raise BudgetError(
                 f"the {self.metric} table of {self.device} ({self.runtime}) was made for narrower layers than "
                 f"{layer.name}, {layer.in_channels} -> {layer.out_channels} channels. Profile this network"
             )
-        thin = 1.0
-        if layer.blocks:  # by what is really left: of a small layer a block may be all there is
-            left = kept_blocks(layer, keep_in, keep_out, densities)
-            share = left / np.maximum(kept_weights(layer, keep_in, keep_out), 1)
-            thin = grid.factor(str(layer.blocks[-1].pattern), share)
-        return np.asarray(grid.scale * grid.at(keep_in, keep_out, self.step) * thin, dtype=np.float64)
+        taken = grid.at(keep_in, keep_out, self.step)
+        if layer.blocks and len(densities):
+            kind, whole = str(layer.blocks.pattern), kept_weights(layer, *wide)
+            least = kept_blocks(layer, *wide, [0.0]) / np.maximum(whole, 1)
+            one = grid.at(*wide, self.step) * grid.factor(kind, least)  # a block is left whatever the density
+            taken = np.maximum(taken * grid.factor(kind, densities[0]), np.minimum(taken, one))
+        return np.asarray(grid.scale * taken, dtype=np.float64)
 
     def unit_cost(self, group: ChannelGroup) -> float:
         """Norms are folded and activations fused into the layers."""

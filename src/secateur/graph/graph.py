@@ -88,9 +88,9 @@ class Layer:
         return tuple(each.density(counts) for each in self.sparsities)
 
     @property
-    def blocks(self) -> tuple[Sparsity, ...]:
-        """The sparsities of blocks that a kernel can skip; they come first."""
-        return tuple(each for each in self.sparsities if not each.pattern.fine)
+    def blocks(self) -> Sparsity | None:
+        """The sparsity of blocks, which a kernel can skip; it comes first."""
+        return next((each for each in self.sparsities if not each.pattern.fine), None)
 
     @property
     def keys(self) -> frozenset[str]:

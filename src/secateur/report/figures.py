@@ -34,6 +34,7 @@ def drawings(report: Report) -> tuple[Drawing, ...]:
         Drawing("terms", TERMS_CAPTION, terms_by_trial(report)) if report.terms else None,
         Drawing("front", FRONT_CAPTION, score_by_budget(report)) if report.front else None,
         Drawing("macs", MACS_CAPTION, macs_per_layer(report)) if report.layers else None,
+        Drawing("blocks", BLOCKS_CAPTION, blocks_per_layer(report)) if report.blocks else None,
         Drawing("tuning", TUNING_CAPTION, accuracy_by_epoch(report)) if _scored(report) else None,
     )
     return tuple(drawing for drawing in made if drawing)
@@ -45,6 +46,7 @@ REWARDS_CAPTION = (
 )
 TERMS_CAPTION = "What the reward is made of, trial by trial: its terms, and their sum."
 MACS_CAPTION = "Where the work is: multiply-adds of each layer in forward order, before and after pruning."
+BLOCKS_CAPTION = "Where blocks are gone: the share of each layer's weights that lies in whole blocks of zeros (BSF)."
 FRONT_CAPTION = (
     "What each budget buys: the score of every plan that no cheaper one beats, before fine-tuning. "
     "`secateur prune RUN --at BUDGET` cuts any point between its ends."
@@ -163,6 +165,19 @@ def macs_per_layer(report: Report) -> str:
         legend(axes, [Patch(color=colour[name], label=name) for name, _, _ in bars])
 
     return render("macs", draw)
+
+
+def blocks_per_layer(report: Report) -> str:
+    """The share of each layer's weights that lies in whole blocks of zeros, in the delivered network."""
+    names = [name for name, _, _ in report.layers]
+
+    def draw(axes: Axes) -> None:
+        axes.bar(np.arange(len(names)), [report.blocks.get(name, 0.0) for name in names], color=STRONG)
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
+        axes.set_ylabel("in blocks of zeros")
+        name_layers(axes, names)
+
+    return render("blocks", draw)
 
 
 def accuracy_by_epoch(report: Report) -> str:

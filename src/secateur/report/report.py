@@ -72,7 +72,8 @@ class Report:
     sources: dict[str, str] = field(default_factory=dict)
     """Latency and energy, as far as they were told -> by what, in words."""
     measured: float | None = None
-    """What a latency budget that had to be met by measurement came to, as a fraction of the dense network's."""
+    """What a latency budget that had to be met by measurement came to: a fraction of what the dense network takes, as
+    it was measured too, or for a budget in milliseconds as it was told."""
     terms: tuple[dict[str, float], ...] = ()
     """Where the reward is a sum: its terms in each trial of the delivered row's search, empty where one failed."""
 

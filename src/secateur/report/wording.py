@@ -67,7 +67,11 @@ def told(report: Report) -> list[str]:
     names = {"latency_ms": "latency", "energy_mj": "energy"}
     found = [f"{names.get(metric, metric)} by {source}" for metric, source in report.sources.items()]
     if report.measured is not None:
-        found.append(f"measured here, the delivered network takes {percent(report.measured)} of the dense one's time")
+        whole = report.dense.costs.latency_ms
+        told = f"{percent(report.measured)} of the dense one's time"
+        if "of latency_ms" not in report.budget and whole:  # then it was held in milliseconds
+            told = f"{three_digits(report.measured * whole)} ms"
+        found.append(f"measured here, the delivered network takes {told}")
     return found
 
 

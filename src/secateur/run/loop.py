@@ -42,9 +42,7 @@ def smallest_first(tolerance: float, metric: str) -> Finalists:
     finished."""
 
     def finalists(study: Study) -> Iterator[Trial]:
-        last = None
-        while (trial := study.within_tolerance(tolerance, metric)) and trial.number not in {*study.checked, last}:
-            last = trial.number
+        while (trial := study.within_tolerance(tolerance, metric)) and trial.number not in study.checked:
             yield trial
         if trial is None:
             yield from best_first(study)
@@ -113,12 +111,13 @@ class Loop:
         if self.check is None:
             return
         for trial in self.finalists(self.study):
-            outcome = known.get(trial.plan.digest)
+            outcome = known.get(trial.plan.digest) or self.study.checked.get(trial.number)
             if outcome is None:
                 try:
                     outcome = self.check(trial.plan)
                 except Exception as error:
                     warnings.warn(f"trial {trial.number} could not be finished: {error}", stacklevel=2)
+                    self.study.unfinished.add(trial.number)
                     continue
                 if self.folder:
                     self.folder.finalists.append(replace(trial, outcome=outcome))

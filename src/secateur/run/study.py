@@ -21,8 +21,10 @@ class Study:
     """The score and the costs of the dense network."""
     trials: list[Trial] = field(default_factory=list)
     checked: dict[int, Outcome] = field(default_factory=dict)
-    """Outcomes of the best few trials, by number, as their networks would be delivered: refitted with all
+    """Outcomes of the trials that were finished, by number, as their networks would be delivered: refitted with all
     calibration inputs and scored in full precision. Empty where any budget of a range may be asked for."""
+    unfinished: set[int] = field(default_factory=set)
+    """Trials, by number, that could not be finished: they are not delivered."""
     searcher: Searcher | None = None
     """What proposed the trials, with all that it learnt."""
 
@@ -92,6 +94,7 @@ class Study:
         known = self.finalists
         if self.space.budget.is_range:
             known = [replace(trial, outcome=self.checked.get(trial.number, trial.outcome)) for trial in self.ranked]
+        known = [trial for trial in known if trial.number not in self.unfinished]
         kept = [x for x in known if x.outcome and x.outcome.score >= self.dense.score - tolerance]
         return min(kept, key=lambda trial: self.cost(trial, metric), default=None)
 

@@ -15,7 +15,7 @@ from secateur.cost import CostModel, LayerTable, NetworkCost, costs, model_for
 from secateur.errors import BudgetError, TraceError
 from secateur.graph import ChannelGroup, ModelGraph, Sparsity, entries_of, may_be_sparse, with_entries, with_sparsity
 from secateur.plan import Budget, Costs, Plan, Site
-from secateur.sparse import Pattern, pattern
+from secateur.sparse import Pattern, patterns
 
 Curve = npt.NDArray[np.float64]
 HALVINGS = 16
@@ -54,7 +54,7 @@ class SpaceSettings:
             raise BudgetError(f"step = {self.step}: give a number of channels, 1 or more")
         for name, texts in self.sparsity.items():
             try:
-                _patterns(texts)
+                patterns(texts)
             except ValueError as error:
                 raise BudgetError(f"sparsity of {name}: {error}") from error
 
@@ -86,18 +86,13 @@ class SpaceSettings:
                     f"sparsity names {wanted!r}, and no layer of that name can be sparse; it can be in "
                     f"{', '.join(able[:6])}, ... (not in depthwise or grouped ones, nor in those that run twice)"
                 )
-            found = {name: _patterns(texts) for name in names} | found
+            found = {name: patterns(texts) for name in names} | found
         return found
 
     def thinned(self, sparsity: Sparsity) -> Site:
         """The site of a layer that may be sparse, in steps of its density."""
         least = math.ceil(self.min_keep * sparsity.levels)
         return Site(sparsity.key, sparsity.levels, 1, max(least, 1), str(sparsity.pattern))
-
-
-def _patterns(texts: str | tuple[str, ...]) -> list[Pattern]:
-    """What is written as one text or several. Raises ValueError."""
-    return [pattern(text) for text in ((texts,) if isinstance(texts, str) else texts)]
 
 
 def _meant(budget: Budget) -> str:

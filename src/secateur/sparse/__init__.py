@@ -4,7 +4,7 @@ from secateur.sparse.layers import TYPES, BlockSparseConv2d, BlockSparseLinear, 
 from secateur.sparse.masked import hold, hold_gradients, impose, mask_of, masked_layers, release
 from secateur.sparse.matrix import Block, BlockSparse, block_sparsity, tiled
 from secateur.sparse.native import lanes, library
-from secateur.sparse.pattern import SINGLE, Blocks, Pattern, Runs, pattern
+from secateur.sparse.pattern import SINGLE, Blocks, Pattern, Runs, pattern, patterns
 from secateur.sparse.storage import pack, stored_bytes, unpack
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "masked_layers",
     "pack",
     "pattern",
+    "patterns",
     "release",
     "stored_bytes",
     "tiled",

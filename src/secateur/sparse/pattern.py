@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -127,7 +129,9 @@ class Runs:
 
     def within(self, value: Tensor, density: float, mask: Tensor) -> Tensor:
         """The same, of what the mask has left."""
-        return self.best(value.masked_fill(~mask, -1.0), density) & mask
+        value = value.masked_fill(~mask, -1.0)
+        left = self.best(value, density) & mask
+        return left if left.any() else SINGLE.best(value, 0.0)  # there was less than a run
 
     def skipped(self, mask: Tensor) -> int:
         """None lies in blocks."""
@@ -155,6 +159,21 @@ def pattern(text: str) -> Pattern:
     if found := re.fullmatch(r"n:([2-9]|[1-9]\d+)", text):
         return Runs(int(found[1]))
     raise ValueError(f"{text!r} is no pattern of sparsity: give element, blocks such as 16x16, or n:4")
+
+
+def patterns(texts: str | Sequence[str]) -> list[Pattern]:
+    """One pattern or several of one layer, the coarser first: blocks, then so many of every few, then single weights.
+
+    Raises ValueError where two are alike, or where blocks would cut runs apart: no run could keep its share then.
+    """
+    found = sorted(map(pattern, [texts] if isinstance(texts, str) else texts), key=lambda each: each.together)[::-1]
+    kinds = [type(each) if not each.fine or isinstance(each, Runs) else "element" for each in found]
+    if len(set(kinds)) < len(kinds):
+        raise ValueError(f"{', '.join(map(str, found))} for one layer: give blocks, n:4 and element once each at most")
+    for coarse, fine in pairwise(found):
+        if isinstance(coarse, Blocks) and isinstance(fine, Runs) and coarse.block[1] % fine.length:
+            raise ValueError(f"blocks of {coarse} cut the runs of {fine} apart: give a width that it divides")
+    return found
 
 
 def _whole(number: float) -> int:

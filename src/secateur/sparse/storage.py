@@ -20,14 +20,14 @@ def pack(weight: Tensor, mask: Tensor, pattern: Pattern) -> Packed:
     """Single weights as a bit each, eight in a byte, and the values in order; or, where that takes less and all zeros
     lie in whole blocks, blocks as a `BlockSparse` has them.
 
-    Empty where the dense weight takes no more.
+    Empty where the dense weight takes no more, and tells the mask: by zeros in what is left out alone.
     """
     bits = np.packbits(mask.flatten().cpu().numpy())
     packed = {"bits": torch.from_numpy(bits), "values": weight[mask]}
     if isinstance(pattern, Blocks) and pattern.skipped(mask.flatten(1)) == int((~mask).sum()):
         found = BlockSparse.of(weight.flatten(1), pattern.block, mask.flatten(1))
         packed = min(packed, {name: getattr(found, name) for name in BLOCKS}, key=_bytes)
-    return packed if _bytes(packed) < weight.nbytes else {}
+    return packed if _bytes(packed) < weight.nbytes or bool((weight[mask] == 0).any()) else {}
 
 
 def _bytes(packed: Packed) -> int:
