@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
     quick = options.quick
-    name, trials, seeds = ("resnet20", 6, 1) if quick else ("resnet56", 100, options.seeds)
+    name, trials, seeds = ("resnet20", 6, 1) if quick else ("resnet56_inner", 100, options.seeds)
     at_once = [
         Search(name, DEFAULT, seed, (POINTS[0], POINTS[-1]), round(SHARE * trials), quick) for seed in range(seeds)
     ]

@@ -14,13 +14,13 @@ import matplotlib as mpl
 import numpy as np
 import record
 from matplotlib.figure import Figure
-from searching import DEFAULT, SETTINGS, STRATEGIES, Search, run_all
+from searching import DEFAULT, INNER, SETTINGS, STRATEGIES, Search, run_all
 
 FIXED = ("greedy",)
 """Searchers that propose one plan: a single trial of a single seed says all."""
-SEEDS = {"resnet20": 5, "resnet56": 5, "mobilenet_v1": 3, "resnet20_inner": 5}
+SEEDS = {"resnet20": 5, "resnet56": 5, "mobilenet_v1": 3, "resnet20_inner": 5, "resnet56_inner": 5}
 NARROW = ("random", DEFAULT)
-"""Beside ResNet-20 with entries, the same without: what the wider space is worth."""
+"""Beside the residual networks with entries, the same without: what the wider space is worth."""
 Runs = dict[str, list[dict[str, Any]]]
 
 
@@ -52,7 +52,7 @@ def searches(network: str, seeds: int, quick: bool) -> list[Search]:
     return [
         Search(network, name, seed, trials=1 if name in FIXED else trials, quick=quick)
         for seed in range(seeds)
-        for name in (NARROW if network == "resnet20_inner" else STRATEGIES)
+        for name in (NARROW if network.endswith(INNER) else STRATEGIES)
         if not (name in FIXED and seed)
     ]
 

@@ -63,11 +63,14 @@ class Setting:
 
 
 SETTINGS = {
-    "resnet20": Setting("resnet20", space=sc.SpaceSettings(entries=True)),  # 9 sites more: see resnet20_inner
-    "resnet56": Setting("resnet56"),
+    "resnet20": Setting("resnet20", space=sc.SpaceSettings(entries=True)),
+    "resnet56": Setting("resnet56", space=sc.SpaceSettings(entries=True)),
     "mobilenet_v1": Setting("mobilenet_v1", 250, 250, 500, "openvino"),
     "resnet20_inner": Setting("resnet20"),
+    "resnet56_inner": Setting("resnet56"),
 }
+"""The residual networks in the wider of two spaces: with entries they have twice the sites."""
+INNER = "_inner"
 QUICK = Setting("resnet20", 100, 100, 200)
 
 
@@ -104,10 +107,10 @@ def recall() -> None:
             search.place().write_text(json.dumps(row))
 
 
-def run_all(searches: Iterable[Search]) -> None:
-    """Run those that are not done yet."""
+def run_all(searches: Iterable[Search], suffix: str = ".json") -> None:
+    """Run those that are not done yet: of which there is no file of this suffix."""
     recall()
-    missing = [search for search in searches if not search.place().exists()]
+    missing = [search for search in searches if not search.place(suffix).exists()]
     if not missing:
         return
     with multiprocessing.get_context("spawn").Pool(min(2, len(os.sched_getaffinity(0)))) as pool:
@@ -172,7 +175,7 @@ def strategy(search: Search) -> Any:
 
 def teacher(search: Search) -> Search:
     """The search that a warm start has learnt from."""
-    return replace(search, network="resnet20" if search.quick else "resnet20_inner", searcher=DEFAULT)
+    return replace(search, network="resnet20", searcher=DEFAULT)
 
 
 def prepare(search: Search) -> tuple[Any, ...]:

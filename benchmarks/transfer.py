@@ -1,4 +1,4 @@
-"""What a search on ResNet-20 saves a search on ResNet-56: trials to reach what a cold start reaches in 100.
+"""What a search on ResNet-20 saves one on ResNet-56, both with entries: trials to reach what a cold start finds in 100.
 
 Both start from the same seed and are scored alike; the warm one begins with the weights of the loss curves that
 the search on ResNet-20 left. Interrupted, it resumes. `--quick` (a minute) only shows that it still works.
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import record
-from searching import DEFAULT, WARM, Search, run_all, teacher
+from searching import DEFAULT, LEARNT, WARM, Search, run_all, teacher
 
 
 def main() -> None:
@@ -24,7 +24,7 @@ def main() -> None:
     trials, seeds, target = (6, 1, "resnet20") if quick else (100, options.seeds, "resnet56")
     cold = [Search(target, DEFAULT, seed, trials=trials, quick=quick) for seed in range(seeds)]
     warm = [Search(target, WARM, seed, trials=trials, quick=quick) for seed in range(seeds)]
-    run_all(teacher(search) for search in warm)
+    run_all((teacher(search) for search in warm), LEARNT)
     run_all([*cold, *warm])
     rows = [row_of(one.found(), other.found()) for one, other in zip(cold, warm, strict=True)]
     record.show(f"ResNet-20 -> {target}: best agreement so far", rows)
