@@ -14,7 +14,7 @@ from secateur.graph import as_inputs
 from secateur.prune import Calibration, Pruner, PruneSettings
 from secateur.runtimes import RUNTIMES, installed
 from secateur.runtimes.export import TOLERANCE
-from secateur.runtimes.sessions import UNTIMED, WARM_UP, median_ms, open_session
+from secateur.runtimes.sessions import TIMED, WARMING, median_ms, open_session
 from secateur.search import SearchSpace, SpaceSettings
 
 LIGHT = ("onnxruntime", "openvino", "ncnn")
@@ -170,8 +170,7 @@ def test_networks_side_by_side() -> None:
 def test_sessions_take_turns() -> None:
     order: list[str] = []
     sessions = {name: (lambda inputs, name=name: order.append(name) or []) for name in "ab"}
-    times = median_ms(sessions, [], rounds=4)
-    turn = 1 + UNTIMED
-    assert order == (["a"] * turn + ["b"] * turn) * (len(order) // (2 * turn))
-    assert len(order) == 2 * turn * (WARM_UP + 4)
+    times = median_ms(sessions, [], rounds=2 * TIMED)
+    turn = WARMING + TIMED
+    assert order == (["a"] * turn + ["b"] * turn) * 2
     assert times.keys() == {"a", "b"}

@@ -21,10 +21,11 @@ Session = Callable[[Sequence[Array]], list[Array]]
 """The inputs of one forward pass, in order, as float32 [N, ...] -> the outputs."""
 
 SESSIONS = ("onnxruntime", "openvino", "executorch", "ncnn", "litert")
-WARM_UP = 2
-"""Turns that are not counted: a runtime may do some of its work late."""
-UNTIMED = 3
-"""Passes before each timed one."""
+TIMED = 5
+"""Passes that are timed in a turn."""
+WARMING, LEAST_WARMING, WARMING_MS = 16, 3, 20.0
+"""Passes before them: so many, or fewer of a network that takes long, but never less than the second. The caches and
+branch predictors of some processors need as many after another network has run."""
 
 
 def open_session(runtime: str, place: str | Path, threads: int = 1) -> Session:
@@ -57,22 +58,32 @@ def median_ms(
     """Median milliseconds of one pass of each session.
 
     The sessions take turns, so that a busy moment of the machine falls on all of them: compare the figures with each
-    other, not with another run's. Goes on for `rounds`, and until `least_ms` have been spent on each. Before every
-    timed pass there are a few untimed ones: who takes turns finds the caches full of others, who runs alone does not,
-    and large networks would be charged more for it than small ones.
+    other, not with another run's. Goes on until `rounds` passes of each, and `least_ms`, have been timed. Every turn
+    begins with untimed passes: who takes turns finds the caches full of others, who runs alone does not, and small
+    networks would be charged more for it than large ones.
     """
     times: dict[str, list[float]] = {name: [] for name in sessions}
-    for number in range(WARM_UP + 100 * rounds):
+    for _ in range(100 * rounds):
         for name, session in sessions.items():
-            for _ in range(UNTIMED):
-                session(inputs)
-            started = time.perf_counter()
-            session(inputs)
-            if number >= WARM_UP:
-                times[name].append(1000 * (time.perf_counter() - started))
-        if number >= WARM_UP + rounds - 1 and all(sum(spent) >= least_ms for spent in times.values()):
+            _warm(session, inputs)
+            times[name] += [_milliseconds(session, inputs) for _ in range(TIMED)]
+        if all(len(spent) >= rounds and sum(spent) >= least_ms for spent in times.values()):
             break
     return {name: statistics.median(spent) for name, spent in times.items()}
+
+
+def _warm(session: Callable[[Any], list[Any]], inputs: Sequence[Any]) -> None:
+    spent = 0.0
+    for number in range(WARMING):
+        if number >= LEAST_WARMING and spent >= WARMING_MS:
+            break
+        spent += _milliseconds(session, inputs)
+
+
+def _milliseconds(session: Callable[[Any], list[Any]], inputs: Sequence[Any]) -> float:
+    started = time.perf_counter()
+    session(inputs)
+    return 1000 * (time.perf_counter() - started)
 
 
 def random_inputs(shapes: Sequence[Sequence[int]], seed: int = 0) -> list[Array]:

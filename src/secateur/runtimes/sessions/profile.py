@@ -26,9 +26,9 @@ from .meters import METERS, Meter, millijoules, open_meter
 
 ROUNDS, LEAST_MS = 15, 15.0
 """Passes of every layer at least, and milliseconds."""
-LOOKS = 3
-"""Times that whole networks are measured: before, amid and after the layers. The least counts, as others on a machine
-only slow it down, and for seconds on end."""
+LOOKS = 5
+"""Times that whole networks are opened and measured: before, amid and after the layers. The least counts, as others on
+a machine only slow it down, and for seconds on end, and as where a file lies in memory makes some openings slower."""
 PULL, LEAST = 0.1, 0.1
 """How firmly the scales are held to a common one, and the least that one is of it."""
 Progress = Callable[[int, int], None]
@@ -71,16 +71,16 @@ def profile_folder(
 def profile(wanted: Mapping[str, Any], bench: Bench, threads: int, meter: str | None) -> dict[str, Any]:
     """The table of all that a bundle wants measured."""
     layers, networks, step = wanted["layers"], wanted["networks"], wanted["step"]
-    half = len(layers) // 2
 
     def look() -> list[float]:
         return bench.measure([each["file"] for each in networks], [each["inputs"] for each in networks])
 
-    before = look()
-    grids = [_grid(layer, bench) for layer in layers[:half]]
-    amid = look()
-    grids += [_grid(layer, bench) for layer in layers[half:]]
-    taken = np.min([before, amid, look()], axis=0)
+    grids: list[Grid] = []
+    looks = [look()]
+    for places in np.array_split(np.arange(len(layers)), LOOKS - 1):
+        grids += [_grid(layers[place], bench) for place in places]
+        looks.append(look())
+    taken = np.min(looks, axis=0)
     alone = np.zeros((len(networks), len(grids)))
     for row, network in zip(alone, networks, strict=True):
         for number, keep_in, keep_out, pattern, density in network["layers"]:
