@@ -3,7 +3,7 @@
 The reward is the paper's `-Error * log(#Param)`: the default searcher chooses the density of every layer, plans are
 scored by agreement on augmented training images, and the smallest network that loses little of it is delivered; then it
 is fine-tuned with the dense network as teacher. The test images are looked at before and after.
-Interrupted, it resumes. Takes two hours on one core; `--quick` (a minute, ResNet-20) only shows that it
+Interrupted, it resumes. Takes two and a half hours on one core; `--quick` (a minute, ResNet-20) only shows that it
 still works.
 """
 
