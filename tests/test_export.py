@@ -22,8 +22,8 @@ LIGHT = ("onnxruntime", "openvino", "ncnn")
 ZOO: dict[str, dict[str, float]] = {
     "plain20": {"width": 8},
     "resnet20": {"width": 8},
-    "resnet32": {"width": 4},
-    "resnet44": {"width": 4},
+    "resnet32": {"width": 8},
+    "resnet44": {"width": 8},
     "resnet56": {"width": 4},
     "vgg16": {},
     "mobilenet_v1": {"width": 0.25},
