@@ -259,7 +259,7 @@ def test_the_quicker_of_two_is_taken() -> None:
 
     quick = Quick()
     assert quicker(Slow(), quick, torch.randn(64, 64)) is quick
-    assert passes["slow"] == passes["quick"]
+    assert passes["quick"] >= passes["slow"] > 0, "in turns; a slow one is warm after fewer"
 
 
 @pytest.mark.parametrize(
