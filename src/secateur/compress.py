@@ -142,9 +142,8 @@ class Run:
     def _search(self, name: str) -> Study:
         strategy = self.job.searcher if name == SEARCHED else SEARCHERS[name](seed=self.job.searcher.seed)
         budget, settings = self.space.budget, self.job.settings
-        if (
-            settings.measured and name != SEARCHED and not budget.is_range
-        ):  # what the budget comes to was measured once, for all
+        # What one budget comes to was measured once, for all.
+        if settings.measured and name != SEARCHED and not budget.is_range:
             budget = Budget.of(budget.metric, self.study().space.limit, absolute=True)
             settings = dataclasses.replace(settings, measured=False)
         with SearchProgress(self.job.trials, self._called(name)) as progress:

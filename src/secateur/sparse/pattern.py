@@ -167,8 +167,7 @@ def patterns(texts: str | Sequence[str]) -> list[Pattern]:
     Raises ValueError where two are alike, or where blocks would cut runs apart: no run could keep its share then.
     """
     found = sorted(map(pattern, [texts] if isinstance(texts, str) else texts), key=lambda each: each.together)[::-1]
-    kinds = [type(each) if not each.fine or isinstance(each, Runs) else "element" for each in found]
-    if len(set(kinds)) < len(kinds):
+    if len({(type(each), each.fine) for each in found}) < len(found):
         raise ValueError(f"{', '.join(map(str, found))} for one layer: give blocks, n:4 and element once each at most")
     for coarse, fine in pairwise(found):
         if isinstance(coarse, Blocks) and isinstance(fine, Runs) and coarse.block[1] % fine.length:
