@@ -2,8 +2,10 @@
 
 Every row is fine-tuned alike for as many epochs, with the dense network as teacher, on the training images that score
 no plans; the test images are looked at after every epoch, for the table alone, and last and best epoch both stand in
-it. `l1` is the peers' usual baseline: uniform widths, the largest filters, no refit. Searches score 5,000 training
-images by agreement and race. Everything lies in benchmarks/runs/paper_cifar and resumes at the epoch where it stopped;
+it. `amc_long` is the first plan of `amc`, trained as networks are from the start, on all training images: for a GPU,
+and only where `--row` names it. `l1` is the peers' usual baseline: uniform widths, the largest filters, no refit.
+Searches score 5,000 training images by agreement and race. Everything lies in benchmarks/runs/paper_cifar and resumes
+at the epoch where it stopped;
 rows that are done, here or in the committed result, are shown, so the table can be made bit by bit (`--network resnet56
 --row amc --row uniform`), and `--before` leaves the hour of fine-tuning for later.
 Plain-20 has no public weights: it is trained first, by the same command. `--quick` (minutes) only shows that it works.
@@ -13,7 +15,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import dataclass
+import platform
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -36,10 +39,12 @@ NETWORKS = ("resnet56", "resnet20", "plain20")
 RULES: dict[str, Any] = {"uniform": sc.Uniform(), "shallow": sc.Shallow(), "deep": sc.Deep(), "l1": sc.Uniform()}
 ROWS = (*RULES, "random", "amc")
 SEEDED = ("random", "amc")
+LONG = "amc_long"
 SPENT = ("search_seconds", "search_images")
 LARGEST_FILTERS = sc.PruneSettings("magnitude", refit=False, sequential=False, recalibrate=False)
 TRAINING = sc.FineTune(epochs=100, lr=0.1, warmup_epochs=2, distil=0, weight_decay=5e-4)
 """Of Plain-20, from random weights."""
+LONG_TRAINING = sc.FineTune(epochs=120, lr=0.1, warmup_epochs=2, distil=0.5, temperature=4, weight_decay=5e-4)
 
 
 @dataclass(frozen=True)
@@ -68,8 +73,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a small form of some minutes; writes no result")
     parser.add_argument("--network", choices=NETWORKS, action="append", help="only this one (may be repeated)")
-    parser.add_argument("--row", choices=ROWS, action="append", help="only this one (may be repeated)")
+    parser.add_argument("--row", choices=(*ROWS, LONG), action="append", help="only this one (may be repeated)")
     parser.add_argument("--seeds", type=int, default=3, help="of the searches and of uniform's fine-tuning")
+    parser.add_argument("--seed", type=int, help="only this one of them")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to train")
     parser.add_argument("--before", action="store_true", help="leave fine-tuning for later: minutes a row")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -77,10 +84,11 @@ def main() -> None:
     if not options.quick:
         restore(setting.runs)
     for name in ["resnet20"] if options.quick else options.network or NETWORKS:
-        bench = Bench(name, setting)
+        bench = Bench(name, setting, options.device)
         for row in options.row or (("l1", "amc") if options.quick else ROWS):
             for seed in range(options.seeds if row in (*SEEDED, "uniform") and not options.quick else 1):
-                bench.row(row, seed, not options.before)
+                if options.seed in (None, seed):
+                    bench.row(row, seed, not options.before)
     places = sorted(setting.runs.glob("*/row.json"))
     found = [spent(place.parent / "search", setting.reward) | json.loads(place.read_text()) for place in places]
     shown = ("network", "row", "seed", "MACs, %", "before", "last", "best", "epochs", "dense", "minutes")
@@ -116,7 +124,8 @@ def figures(rows: list[dict[str, Any]]) -> dict[str, float]:
         mine = [each for each in rows if (each["network"], each["row"]) == (network, row)]
         for when in ("before", "last", "best", "epochs", "minutes", *SPENT):
             if known := [each[when] for each in mine if when in each]:
-                found[f"{network}_{row}_{when}" if when != "epochs" else f"{network}_epochs"] = float(np.mean(known))
+                alike = when == "epochs" and row != LONG
+                found[f"{network}_epochs" if alike else f"{network}_{row}_{when}"] = float(np.mean(known))
                 found[f"{network}_{row}_{when}_seeds"] = float(len(known))
         found[f"{network}_dense"] = mine[0]["dense"]
         worst = max(each["MACs, %"] for each in rows if each["network"] == network)
@@ -126,7 +135,8 @@ def figures(rows: list[dict[str, Any]]) -> dict[str, float]:
 
 def draw(network: str, rows: list[dict[str, Any]]) -> None:
     """A picture of the first plan of each row; what is delivered comes last."""
-    first = [row for row in rows if row["network"] == network and not row["seed"] and row["row"] != "l1"]  # as uniform
+    again = ("l1", LONG)  # of the plans of uniform and amc
+    first = [row for row in rows if row["network"] == network and not row["seed"] and row["row"] not in again]
     first.sort(key=lambda row: row["row"] == "amc")
     record.draw(f"paper_cifar_{network}", f"{network} on CIFAR-10", {row["row"]: row["plan"] for row in first})
 
@@ -134,21 +144,25 @@ def draw(network: str, rows: list[dict[str, Any]]) -> None:
 class Bench:
     """A network and its images; each row is done once."""
 
-    def __init__(self, name: str, setting: Setting) -> None:
-        self.name, self.setting = name, setting
+    def __init__(self, name: str, setting: Setting, device: str = "cpu") -> None:
+        self.name, self.setting, self.device = name, setting, device
         self.dataset = shared_assets.cifar10()
         self.parts = split(self.dataset, setting.reward, setting.calibration, seed=0)
         images, answers = shared_assets.test_images(self.dataset)
-        self.test = sc.accuracy(images[: setting.report], answers[: setting.report])
+        shown = images[: setting.report].to(device), answers[: setting.report]
+        self.test = sc.accuracy(*shown, batch=100 if device == "cpu" else 1000)
         self.reward, _, self.calibration, _ = (
             *shared_assets.training_images(self.dataset, self.parts.reward),
             *shared_assets.training_images(self.dataset, self.parts.calibration),
         )
 
-    def batches(self, seed: int) -> TrainBatches:
-        """What networks are trained on."""
-        chosen = self.parts.train[: self.setting.train]
-        return TrainBatches(*shared_assets.training_images(self.dataset, chosen), 128, seed)
+    def train(self, network: nn.Module, settings: sc.FineTune, images: np.ndarray, **more: Any) -> list[sc.Epoch]:
+        """Train it on these images, where networks are trained here; it ends on the CPU."""
+        batches = TrainBatches(*shared_assets.training_images(self.dataset, images), 128, settings.seed)
+        settings = replace(settings, replay=self.device == "cuda")
+        history = sc.finetune(network.to(self.device), batches.to(self.device), settings=settings, **more)
+        network.cpu()
+        return history
 
     @cached_property
     def network(self) -> nn.Module:
@@ -158,7 +172,7 @@ class Bench:
         torch.manual_seed(0)
         plain, place = zoo.build("plain20", 10), self.setting.runs / "plain20.pt"
         place.parent.mkdir(parents=True, exist_ok=True)
-        sc.finetune(plain, self.batches(0), settings=TRAINING, checkpoint=place, on_epoch=print)
+        self.train(plain, TRAINING, self.parts.train[: self.setting.train], checkpoint=place, on_epoch=print)
         return plain.eval()
 
     def row(self, name: str, seed: int, tune: bool) -> None:
@@ -167,7 +181,8 @@ class Bench:
         home.mkdir(parents=True, exist_ok=True)
         place = home / "row.json"
         if not place.exists():
-            place.write_text(json.dumps(self.planned(name, seed, home)))
+            planned = self.replanned(seed) if name == LONG else self.planned(name, seed, home)
+            place.write_text(json.dumps(planned))
         found = json.loads(place.read_text())
         if tune and "last" not in found:
             place.write_text(json.dumps(found | self.tuned(name, seed, home, sc.Plan.from_json(found["plan"]))))
@@ -188,19 +203,28 @@ class Bench:
             "plan": study.best.plan.to_json(),
         }
 
+    def replanned(self, seed: int) -> dict[str, Any]:
+        """What is known of the row whose plan is trained for long."""
+        self.row("amc", seed, tune=False)
+        known = json.loads((self.setting.runs / f"{self.name}_amc_{seed}" / "row.json").read_text())
+        same = ("network", "seed", "dense", "before", "MACs, %", "score", "trials", "plan")
+        return {**{key: known[key] for key in same}, "row": LONG}
+
     def tuned(self, name: str, seed: int, home: Path, plan: sc.Plan) -> dict[str, Any]:
         """And after it."""
-        history = sc.finetune(
+        everything, known = np.arange(len(self.dataset.train_images)), self.parts.train[: self.setting.train]
+        history = self.train(
             self.pruned(name, plan),
-            self.batches(seed),
+            replace(LONG_TRAINING if name == LONG else self.setting.tuning, seed=seed),
+            everything if name == LONG else known,
             teacher=self.network,
-            settings=self.setting.tuning,
             evaluate=self.test,
             checkpoint=home / "tuning.pt",
             on_epoch=lambda epoch: print(f"{home.name} {epoch}", flush=True),
         )
         scores = [100 * (epoch.score or 0.0) for epoch in history]
         return {
+            "trained on": torch.cuda.get_device_name() if self.device == "cuda" else platform.machine(),
             "last": scores[-1],
             "best": max(scores),
             "epochs": len(history),

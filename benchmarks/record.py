@@ -24,7 +24,9 @@ HERE = Path(__file__).resolve().parent
 
 
 def commit() -> str:
-    """The commit that is checked out."""
+    """The commit that is checked out; of a copy without its history, what COMMIT says."""
+    if "COMMIT" in os.environ:
+        return os.environ["COMMIT"]
     git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=HERE, capture_output=True, text=True, check=False)
     return git.stdout.strip()
 

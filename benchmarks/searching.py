@@ -3,9 +3,8 @@
 Benchmarks share what they need of one another: a search that is asked for twice is run once. Plans are scored by
 agreement with the dense network on augmented training images, and raced; channels and refits use others. As in
 `sc.search` the best three plans are finished and scored once more: the score kept is the finished network's, and the
-seconds, of processor time, do not count it. Two searches go side by side where there are two cores, each on one
-thread. What is finished lies in benchmarks/runs/searches; on a new machine it is taken from the committed results,
-whose rows are whole searches.
+seconds, of processor time, do not count it. One search goes on each core. What is finished lies in
+benchmarks/runs/searches; on a new machine it is taken from the committed results, whose rows are whole searches.
 """
 
 from __future__ import annotations
@@ -113,7 +112,7 @@ def run_all(searches: Iterable[Search], suffix: str = ".json") -> None:
     missing = [search for search in searches if not search.place(suffix).exists()]
     if not missing:
         return
-    with multiprocessing.get_context("spawn").Pool(min(2, len(os.sched_getaffinity(0)))) as pool:
+    with multiprocessing.get_context("spawn").Pool(len(os.sched_getaffinity(0))) as pool:
         for done in pool.imap_unordered(run, missing):
             print(done, flush=True)
 

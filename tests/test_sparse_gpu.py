@@ -4,6 +4,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -37,7 +38,35 @@ for out, features, n, block, dtype in (
 """
 
 
+COMPILED = """
+import importlib
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource, compile
+
+gpu = importlib.import_module("secateur.sparse.gpu")
+names = gpu._product.arg_names
+for number in ("fp32", "bf16"):
+    kinds = dict.fromkeys(names, "i32") | dict.fromkeys(("start", "column"), "*i32")
+    kinds |= dict.fromkeys(("values", "bias", "x", "y"), "*" + number)
+    for side in gpu.SIDES:
+        sizes = {"R": side, "C": side, "N": gpu.COLUMNS, "BIASED": True}
+        signature = kinds | dict.fromkeys(sizes, "constexpr")
+        made = compile(ASTSource(gpu._product, signature, sizes), target=GPUTarget("cuda", 90, 32))
+        assert len(made.asm["cubin"]) > 1000
+"""
+
+
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+def test_the_kernel_compiles_for_a_gpu(tmp_path: Path) -> None:
+    environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILED], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to run it on")
 def test_the_kernel_by_the_interpreter() -> None:
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(

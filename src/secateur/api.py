@@ -281,10 +281,10 @@ def measure(
     threads: int = 1,
     meter: str | None = None,
 ) -> list[Measured]:
-    """Latency and file size of networks side by side, on each runtime named; by default torch and all installed that
-    take the networks: the others are left out with a warning.
+    """Latency and file size of networks side by side, on each runtime named; by default torch (on the CPU, and as
+    cuda on a GPU) and all installed that take the networks: the others are left out with a warning.
 
     With a meter (rapl, nvml) also the energy that this machine uses. Raises what `secateur.runtimes.measure` does.
     """
-    chosen = ("torch", *runtimes.installed()) if runtime is None else runtime
+    chosen = (*runtimes.in_torch(), *runtimes.installed()) if runtime is None else runtime
     return runtimes.measure(networks, as_inputs(inputs), chosen, threads, meter=meter, skip=runtime is None)

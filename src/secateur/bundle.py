@@ -130,11 +130,11 @@ def _layer(facts: Mapping[str, Any], keep_in: int, keep_out: int) -> tuple[nn.Mo
     """One layer with the activation that follows it, and its input."""
     if facts["kind"] == "linear":
         rows = facts["in_hw"][1]
-        return nn.Linear(keep_in, keep_out).eval(), torch.zeros(1, *([rows] if rows > 1 else []), keep_in)
+        return nn.Linear(keep_in, keep_out).eval(), torch.randn(1, *([rows] if rows > 1 else []), keep_in)
     depthwise = facts["kind"] == "depthwise"
     channels = keep_out if depthwise else keep_in
     kernel = facts["kernel"]
     kind, hw = (nn.Conv1d, facts["in_hw"][1:]) if len(kernel) == 1 else (nn.Conv2d, facts["in_hw"])
     groups = keep_out if depthwise else facts["groups"]
     convolution = kind(channels, keep_out, kernel, facts["stride"], tuple(size // 2 for size in kernel), groups=groups)
-    return nn.Sequential(convolution, nn.ReLU()).eval(), torch.zeros(1, channels, *hw)
+    return nn.Sequential(convolution, nn.ReLU()).eval(), torch.randn(1, channels, *hw)

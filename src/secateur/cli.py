@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     timed.add_argument("--meter", metavar="NAME", help="measure energy too: rapl, nvml")
     device = command("profile", _profile, "measure a table of a network's layers, here or for elsewhere", "JOB.toml")
     device.add_argument(
-        "--runtime", required=True, metavar="NAME", help="torch, onnxruntime, openvino, executorch, ncnn, litert"
+        "--runtime", required=True, metavar="NAME", help="torch, cuda, onnxruntime, openvino, executorch, ncnn, litert"
     )
     device.add_argument("--threads", type=count, default=1)
     device.add_argument("--meter", metavar="NAME", help="a table of energy instead of latency: rapl, nvml")
@@ -165,14 +165,13 @@ def _measure(options: argparse.Namespace) -> None:
     from rich.console import Console
 
     from secateur.report import runtimes_table
-    from secateur.runtimes import meter_called, runtime_called
+    from secateur.runtimes import meter_called, require
 
     if options.meter:
         meter_called(options.meter)
     only = [*dict.fromkeys(options.runtime or ())] or None
     for name in only or ():
-        if name != "torch":
-            runtime_called(name).require()
+        require(name)
     run = _run(options)
     Console().print(runtimes_table(run.measure(only, options.threads, options.meter), options.threads))
 

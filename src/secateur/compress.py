@@ -234,14 +234,15 @@ class Run:
         done = len(self.history(name)) == self.job.finetune.epochs  # then there is nothing to show
         with FineTuneProgress(self.job.finetune.epochs, f"fine-tuning {self._called(name)}") as progress:
             history = finetune(
-                small,
-                self.materials.train,
+                small.to(settings.where),
+                self.materials.train.to(settings.where),
                 teacher=self.materials.model,
                 settings=settings,
                 evaluate=accuracy(*self.materials.reward),
                 checkpoint=home / "finetune.pt",
                 on_epoch=None if done else progress,
             )
+        small.cpu()
         save(small, home / "small.safetensors")
         if name == SEARCHED:
             save(small, self.folder / "small.safetensors")

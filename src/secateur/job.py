@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from secateur.cost import DEVICES, ENERGIES
 from secateur.errors import JobError, SecateurError
 from secateur.finish import FineTune
@@ -92,13 +94,25 @@ class FineTuneJob(FineTune):
     """Whether training images are mirrored half of the time; by default colour images are, grey ones are not."""
     rivals: bool = False
     """Whether the rivals are fine-tuned too, for the table's last column."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train: by default on the GPU, if torch sees one."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise JobError('[finetune] device = "cuda": torch sees no GPU here; leave it out, or choose "cpu"')
+        if self.replay and self.where != "cuda":
+            raise JobError(f"[finetune] replay = true is for GPUs, this would train on the {self.where}: leave it out")
         if self.batch < 2 or self.crop_pad < 0:
             raise JobError(
                 f"[finetune] batch = {self.batch}, crop_pad = {self.crop_pad}: a batch is 2 or more, crop_pad 0 or more"
             )
+
+    @property
+    def where(self) -> str:
+        """The device to train on."""
+        gpu = self.device == "cuda" or (self.device == "auto" and torch.cuda.is_available())
+        return "cuda" if gpu else "cpu"
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from secateur.job import Job
 from secateur.materials import materials
 from secateur.plan import Budget
 from secateur.run import write_atomically
-from secateur.runtimes import block_sparse, eager_session, meter_called, runtime_called
+from secateur.runtimes import IN_TORCH, check_counts, hardware, meter_called, require, runtime_called, torch_session
 from secateur.runtimes.sessions import Session
 from secateur.runtimes.sessions.profile import Bench, count_files, profile, profile_folder
 from secateur.search import SearchSpace
@@ -51,10 +52,11 @@ def profile_job(job: Job, how: How, table: Path | None, bundle: Path | None) -> 
     not here.
     """
     _check_place(table, bundle)
-    if how.runtime != "torch":
-        runtime_called(how.runtime).require()
-    elif bundle is not None:
-        raise ExportError("torch needs no bundle: run secateur profile --runtime torch on the device itself")
+    require(how.runtime)
+    if how.runtime in IN_TORCH and bundle is not None:
+        raise ExportError(f"{how.runtime} needs no bundle: run secateur profile on the device itself")
+    if how.meter:
+        check_counts(how.meter, how.runtime)
     if how.meter and bundle is None:
         meter_called(how.meter)
     found = materials(job)
@@ -102,7 +104,7 @@ def make_table(
 ) -> dict[str, Any]:
     """The table of this machine, as JSON that `cost.latency_model` or `cost.energy_model` reads."""
     measured = partial(progress, "files measured")
-    if how.runtime == "torch":
+    if how.runtime in IN_TORCH:
         return _table_of_torch(model, example, space, how, measured)
     with tempfile.TemporaryDirectory() as folder:
         make_bundle(model, example, space, how.runtime, Path(folder), partial(progress, "files written"))
@@ -116,14 +118,14 @@ def _table_of_torch(
     runs: dict[str, Session] = {}
 
     def write(network: nn.Module, inputs: tuple[Tensor, ...], name: str) -> str:
-        run = eager_session(block_sparse(network, inputs))
-        runs[name] = lambda arrays: run([torch.from_numpy(array) for array in arrays])
+        runs[name] = torch_session(how.runtime, network, inputs)
         return name
 
     with torch_threads(how.threads):
-        wanted = bundle_of(model, example, space, Writer(write, kernels=True)) | {"runtime": "torch"}
+        wanted = bundle_of(model, example, space, Writer(write, kernels=True)) | {"runtime": how.runtime}
         bench = Bench(runs.__getitem__, meter_called(how.meter) if how.meter else None, count_files(wanted), progress)
-        return profile(wanted, bench, how.threads, how.meter)
+        made = profile(wanted, bench, how.threads, how.meter)
+    return made | {"device": f"{platform.node()}, {hardware(how.runtime)}", "version": torch.__version__}
 
 
 def make_bundle(

@@ -1,5 +1,7 @@
 """Batches of images: in order for evaluation, shuffled and augmented for training."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from typing import overload
 
@@ -44,6 +46,11 @@ class TrainBatches:
         self.epoch = 0
         if len(self) == 0:
             raise DataError(f"{len(images)} training image(s) make no batch; give at least two")
+
+    def to(self, device: torch.device | str) -> TrainBatches:
+        """The same batches, made on another device."""
+        images, labels = self.images.to(device), self.labels.to(device)
+        return TrainBatches(images, labels, self.batch_size, self.seed, self.crop_pad, self.flip)
 
     def __len__(self) -> int:
         whole, rest = divmod(len(self.images), self.batch_size)

@@ -22,6 +22,8 @@ class Lesson:
             raise DataError("features are a teacher's: give the dense network as teacher")
         wanted = teacher is not None and (settings.distil > 0 or settings.features)
         self.teacher = copy.deepcopy(teacher).to(device).eval().requires_grad_(False) if teacher and wanted else None
+        if self.teacher is not None and settings.channels_last:
+            self.teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         mine, theirs = (_modules(network, settings.features) for network in (student, self.teacher or student))
         self._mine, self._theirs = Seen(mine), Seen(theirs)
 

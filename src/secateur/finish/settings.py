@@ -40,6 +40,9 @@ class FineTune:
     """Lay images and weights out as most kernels of convolutions like them."""
     compile: bool = False
     """Compile the network first (torch.compile): minutes that pay on a GPU and many epochs."""
+    replay: bool = False
+    """On a GPU, record a step once as a CUDA graph and replay it: for small networks, several times as fast. What
+    `forward` decides in Python at every pass (a layer dropped by `random`, say) would be decided once."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -65,5 +68,5 @@ class FineTune:
                 f"fine-tuning with averaging = {self.averaging}, feature_weight = {self.feature_weight}: averaging "
                 "lies in [0, 1), feature_weight is 0 or more"
             )
-        if self.compile and self.features:
-            raise SecateurError("fine-tuning by features needs the network as it is: leave compile out")
+        if self.compile and (self.features or self.replay):
+            raise SecateurError("fine-tuning by features, or replayed, needs the network as it is: leave compile out")

@@ -17,6 +17,7 @@ from torch.optim.swa_utils import AveragedModel
 from secateur.errors import CheckpointError, DataError
 from secateur.finish.lesson import Lesson
 from secateur.finish.processes import Processes
+from secateur.finish.replay import Replay
 from secateur.finish.settings import FineTune, Precision
 from secateur.run import write_atomically
 from secateur.sparse import hold, hold_gradients
@@ -39,20 +40,25 @@ class Training:
         self, model: nn.Module, teacher: nn.Module | None, settings: FineTune, steps: int, among: Processes
     ) -> None:
         self.model, self.settings, self.among = model, settings, among
-        own = {field.name: getattr(settings, field.name) for field in fields(FineTune)}  # not what a subclass adds
-        self.identity = plain(own) | {"batches": steps}
         self.device = next(model.parameters()).device
+        if settings.replay and (self.device.type != "cuda" or among.count > 1):
+            raise DataError(
+                f"replay is for one process with its network on a GPU, and this is one of {among.count} on "
+                f"{self.device}: leave it out"
+            )
+        own = {field.name: getattr(settings, field.name) for field in fields(FineTune)}  # not what a subclass adds
+        del own["replay"]  # the steps are the same
+        self.identity = plain(own) | {"batches": steps}
         self._layout = torch.channels_last if settings.channels_last else torch.contiguous_format
         model.to(memory_format=self._layout)  # type: ignore[call-overload]
         self.lesson = Lesson(model, teacher, settings, self.device)
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        rate, momentum = settings.lr, settings.momentum
-        decay = settings.weight_decay
-        self.optimizer = torch.optim.SGD(trained, rate, momentum, weight_decay=decay, nesterov=momentum > 0)
+        self.optimizer = _sgd(trained, settings, self.device)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, _cosine(settings, steps))
         self.average = _average(model, settings.averaging)
         self.autocast = _autocast(settings.precision, self.device)
         self._answer: Callable[[Tensor], Tensor] = torch.compile(model) if settings.compile else model
+        self._replay = Replay(self._learn) if settings.replay else None
         among.alike(model)
 
     @property
@@ -97,8 +103,15 @@ class Training:
         inputs, labels = (self.among.part(x).to(self.device) for x in (inputs, labels))
         if inputs.dim() == 4:
             inputs = inputs.contiguous(memory_format=self._layout)
+        loss = self._replay(inputs, labels) if self._replay else self._learn(inputs, labels, len(labels) / whole)
+        if self.average is not None:
+            self.average.update_parameters(self.model)
+        return loss
+
+    def _learn(self, inputs: Tensor, labels: Tensor, share: float = 1.0) -> Tensor:
+        """Go down the gradient of a batch, of which this process has a share; its part of the mean loss before."""
         with self.autocast():
-            loss = self.lesson.loss(self._answer, inputs, labels) * (len(labels) / whole)
+            loss = self.lesson.loss(self._answer, inputs, labels) * share
         self.optimizer.zero_grad()
         loss.backward()
         self.among.sum_gradients(self.model)
@@ -106,8 +119,6 @@ class Training:
         nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
         self.optimizer.step()
         hold(self.model)
-        if self.average is not None:
-            self.average.update_parameters(self.model)
         return loss.detach()
 
     def save(self, place: Path, history: list[Epoch]) -> None:
@@ -137,13 +148,24 @@ class Training:
             self.model.load_state_dict(saved["model"])
             if self.average is not None:
                 self.average.load_state_dict(saved["average"])
+            rates = [group["lr"] for group in self.optimizer.param_groups]
             self.optimizer.load_state_dict(saved["optimizer"])
+            for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate.fill_(float(group["lr"])) if isinstance(rate, Tensor) else float(group["lr"])
             self.schedule.last_epoch = saved["schedule"]["last_epoch"]
             return [Epoch(**epoch) for epoch in saved["history"]]
         except CheckpointError:
             raise
         except Exception as error:
             raise CheckpointError(f"{place} cannot be resumed from ({error}); delete it to train afresh") from error
+
+
+def _sgd(trained: list[nn.Parameter], settings: FineTune, device: torch.device) -> torch.optim.Optimizer:
+    """A recorded step reads its rate from the GPU, where the schedule can change it."""
+    rate = torch.tensor(settings.lr, device=device) if settings.replay else settings.lr
+    momentum, decay = settings.momentum, settings.weight_decay
+    fused = True if settings.replay else None
+    return torch.optim.SGD(trained, rate, momentum, weight_decay=decay, nesterov=momentum > 0, fused=fused)
 
 
 def plain(settings: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from secateur.errors import BudgetError
 from secateur.graph import Example, as_inputs
 from secateur.plan import Plan
 from secateur.prune import Cutter, shaped
-from secateur.runtimes.sessions.profile import processor
 from secateur.search import SearchSpace
 
 
@@ -27,15 +26,15 @@ def clock(
     table = space.prices["latency_ms"].model
     made_by = (table.runtime, table.threads) if isinstance(table, LayerTable) else (None, 1)
     where, threads = runtime or made_by[0], threads or made_by[1]
-    if runtime is None and isinstance(table, LayerTable) and not table.device.endswith(processor()):
+    here = runtimes.hardware(made_by[0] or "torch")
+    if runtime is None and isinstance(table, LayerTable) and not table.device.endswith(here):
         raise BudgetError(
-            f"the table is of {table.device}, this machine is {processor()}: what is measured here tells nothing of "
+            f"the table is of {table.device}, this machine is {here}: what is measured here tells nothing of "
             "that device. Make a table here (secateur profile), or leave measured out"
         )
     if where is None:
         raise BudgetError("the device of a profile is not here to be measured: name a runtime of this machine")
-    if where != "torch":
-        runtimes.runtime_called(where).require()
+    runtimes.require(where)
     cutter, inputs = Cutter(model, space.graph), as_inputs(example)
 
     def measured(plan: Plan) -> float:

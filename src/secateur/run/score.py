@@ -109,10 +109,10 @@ class Examples:
         """Over some hundred images, and twice as many each time."""
         marks = doublings(self.examples)
         found: list[Values] = []
-        seen = 0
+        seen, device = 0, next((each.device for each in network.parameters()), None)
         for piece, targets in zip(self._pieces, self._targets, strict=True):
             with torch.inference_mode():
-                outputs = network(piece)
+                outputs = network(piece.to(device))
                 found.append(self._measure(outputs, targets.to(outputs.device)).cpu().numpy())
             seen += len(piece)
             if seen >= marks[0]:

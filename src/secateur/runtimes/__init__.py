@@ -10,25 +10,41 @@ from secateur.runtimes.export import (
     installed,
     measure,
     meter_called,
+    require,
     runtime_called,
+)
+from secateur.runtimes.in_torch import (
+    GPU,
+    IN_TORCH,
+    check_counts,
+    hardware,
+    in_torch,
+    torch_session,
 )
 from secateur.runtimes.kernels import block_sparse, quicker
 
 __all__ = [
     "ENGINES",
+    "GPU",
+    "IN_TORCH",
     "RUNTIMES",
     "Eager",
     "Engine",
     "Measured",
     "Runtime",
     "block_sparse",
+    "check_counts",
     "eager_session",
     "engine",
     "export",
+    "hardware",
+    "in_torch",
     "installed",
     "latencies_ms",
     "measure",
     "meter_called",
     "quicker",
+    "require",
     "runtime_called",
+    "torch_session",
 ]

@@ -19,8 +19,7 @@ from torch import Tensor, nn
 
 from secateur.errors import BudgetError, ExportError, ExportMismatch
 from secateur.graph import count_costs
-from secateur.runtimes.eager import eager_session
-from secateur.runtimes.kernels import block_sparse
+from secateur.runtimes.in_torch import IN_TORCH, counts, require_gpu, torch_session
 from secateur.runtimes.sessions import Session, median_ms, open_session
 from secateur.runtimes.sessions.meters import Meter, millijoules, open_meter
 from secateur.sparse import dense_again
@@ -92,6 +91,14 @@ def runtime_called(name: str) -> Runtime:
     if name not in RUNTIMES:
         raise ExportError(f"no runtime is called {name!r}; choose one of {', '.join(RUNTIMES)}")
     return RUNTIMES[name]
+
+
+def require(name: str) -> None:
+    """Raises ExportError where nothing can be run on the runtime of that name here: what it needs is not installed."""
+    if name in IN_TORCH:
+        require_gpu(name)
+    else:
+        runtime_called(name).require()
 
 
 def installed() -> tuple[str, ...]:
@@ -189,8 +196,9 @@ def measure(
 ) -> list[Measured]:
     """Median latency and file size of every network on every runtime, for the first example of `inputs`.
 
-    On each runtime the networks take turns: compare figures of one runtime with each other. "torch" is eager PyTorch,
-    with block-sparse layers where they are quicker.
+    On each runtime the networks take turns: compare figures of one runtime with each other. "torch" is eager PyTorch
+    on the CPU, "cuda" a recorded graph of it on the GPU, with block-sparse layers where they are quicker. A meter
+    counts the energy of the runtimes that run on its chip.
     Raises as `export`, but for a mismatch, which it does not look for; BudgetError where the meter is not here. With
     `skip`, a runtime that does not take the networks is left out with a warning.
     """
@@ -199,7 +207,9 @@ def measure(
     found: list[Measured] = []
     for runtime in runtimes:
         try:
-            found += [replace(x, meter=meter) for x in _measured(networks, one, runtime, threads, rounds, counter)]
+            counted = counter if meter and counts(meter, runtime) else None
+            taken = _measured(networks, one, runtime, threads, rounds, counted)
+            found += [replace(each, meter=meter if counted else None) for each in taken]
         except ExportError as error:
             if not skip:
                 raise
@@ -221,10 +231,9 @@ def _measured(
         sessions: dict[str, Callable[[Any], list[Any]]] = {}
         sizes: dict[str, int] = {}
         for name, network in networks.items():
-            if runtime == "torch":
+            if runtime in IN_TORCH:
                 with torch_threads(threads):
-                    ready = block_sparse(copy.deepcopy(network).cpu(), one)
-                sessions[name] = eager_session(ready)
+                    sessions[name] = torch_session(runtime, network, one)
                 sizes[name] = count_costs(network, one).bytes
                 continue
             chosen = runtime_called(runtime)
@@ -234,9 +243,8 @@ def _measured(
             sizes[name] = sum(file.stat().st_size for file in place.parent.iterdir())
             sessions[name] = _opened(chosen, place, threads)
         with torch_threads(threads):
-            taken = one if runtime == "torch" else arrays
-            times = median_ms(sessions, taken, rounds)
-            used = {name: _energy(run, taken, counter) for name, run in sessions.items()}
+            times = median_ms(sessions, arrays, rounds)
+            used = {name: _energy(run, arrays, counter) for name, run in sessions.items()}
         return [Measured(name, runtime, times[name], sizes[name], used[name]) for name in networks]
 
 

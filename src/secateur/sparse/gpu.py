@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -18,20 +16,20 @@ COLUMNS = 64
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _product(  # noqa: PLR0913  # a kernel takes pointers, sizes and strides
-    start: Any,
-    column: Any,
-    values: Any,
-    bias: Any,
-    x: Any,
-    y: Any,
-    n: Any,
-    out: Any,
-    features: Any,
-    x_in: Any,
-    x_n: Any,
-    y_out: Any,
-    y_n: Any,
+def _product(  # type: ignore[no-untyped-def]  # noqa: PLR0913  # pointers, sizes and strides, which Triton types
+    start,
+    column,
+    values,
+    bias,
+    x,
+    y,
+    n,
+    out,
+    features,
+    x_in,
+    x_n,
+    y_out,
+    y_n,
     R: tl.constexpr,
     C: tl.constexpr,
     N: tl.constexpr,

@@ -1,0 +1,91 @@
+"""PyTorch itself as a runtime, which needs no file: on the CPU as it is, on a GPU as a recorded graph."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from secateur.errors import BudgetError, ExportError
+from secateur.runtimes.eager import eager_session
+from secateur.runtimes.kernels import block_sparse
+from secateur.runtimes.sessions.profile import processor
+
+GPU = "cuda"
+IN_TORCH = ("torch", GPU)
+"""What PyTorch on the CPU and on a GPU are called among runtimes."""
+WARMING = 3
+"""Passes before one is recorded: libraries choose their kernels and allocate in the first."""
+
+
+def in_torch() -> tuple[str, ...]:
+    """Those that are here."""
+    return IN_TORCH if torch.cuda.is_available() else IN_TORCH[:1]
+
+
+def require_gpu(runtime: str) -> None:
+    """Raises ExportError where the runtime is a GPU and there is none."""
+    if runtime == GPU and not torch.cuda.is_available():
+        raise ExportError(f"{GPU} needs an NVIDIA GPU and a build of PyTorch that sees it; here it sees none")
+
+
+def check_counts(meter: str, runtime: str) -> None:
+    """Raises BudgetError where the meter counts another chip than what the runtime runs on."""
+    if not counts(meter, runtime):
+        chip, other = ("GPU", "CPU") if meter == "nvml" else ("CPU", "GPU")
+        raise BudgetError(f"{meter} counts the energy of the {chip}, and {runtime} runs on the {other}")
+
+
+def counts(meter: str, runtime: str) -> bool:
+    """Whether the meter counts the chip that the runtime runs on."""
+    return (meter == "nvml") == (runtime == GPU)
+
+
+def hardware(runtime: str) -> str:
+    """The make of what the runtime runs on, on this machine."""
+    if runtime != GPU:
+        return processor()
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "a machine without a GPU"
+
+
+def torch_session(runtime: str, network: nn.Module, inputs: tuple[Tensor, ...]) -> Callable[[Any], list[Any]]:
+    """A pass of a copy of the network over `inputs` [N, ...], whatever it is called with; it waits for the GPU.
+
+    Layers are block-sparse where that is quicker. What is timed on a GPU is a recorded graph: its kernels, and not
+    Python that launches them. Raises ExportError where a network cannot be recorded.
+    """
+    require_gpu(runtime)
+    device = torch.device(GPU if runtime == GPU else "cpu")
+    given = tuple(x.to(device) for x in inputs)
+    ready = block_sparse(copy.deepcopy(network).to(device), given)
+    if runtime != GPU:
+        run = eager_session(ready)
+        return lambda _: run(given)
+    try:
+        return _recorded(ready, given)
+    except RuntimeError as error:
+        raise ExportError(f"{type(network).__name__} cannot be recorded as a CUDA graph: {error}") from error
+
+
+@torch.inference_mode()
+def _recorded(network: nn.Module, given: tuple[Tensor, ...]) -> Callable[[Any], list[Any]]:
+    aside = torch.cuda.Stream()
+    aside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(aside):
+        for _ in range(WARMING):
+            network(*given)
+    torch.cuda.current_stream().wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        answer = network(*given)
+    used = network, given, answer  # a graph does not keep what it reads and writes
+
+    def run(_: Any) -> list[Any]:
+        graph.replay()
+        torch.cuda.synchronize()
+        return [used[-1]]
+
+    return run
