@@ -1,10 +1,10 @@
 """Latency by a table of layers against latency measured: random plans of two networks, on two runtimes.
 
 For each network and runtime a table is made as `secateur profile` does; then 20 random plans that it has not seen are
-exported, timed on one thread, taking turns in small batches with the dense network, and compared with what the
+exported, timed on one thread, all taking turns in small batches with the dense network, and compared with what the
 table says. As machines drift, both are compared as fractions of the dense network's time. Tables and times are kept in
 benchmarks/runs/latency_model. What the Pixel 1 profile's own benchmark (pixel1.py) found stands beside them. Takes
-half an hour; `--quick` (a minute) only shows that it still works.
+an hour on a machine that does nothing else; `--quick` (a minute) only shows that it still works.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from secateur.cost import NetworkCost, latency_model
 from secateur.profiling import STEP, How, make_table
 from secateur.prune import Cutter, fold_norms
 from secateur.runtimes import runtime_called
-from secateur.runtimes.sessions import median_ms, open_session, random_inputs
+from secateur.runtimes.sessions import Array, median_ms, open_session, random_inputs
 from secateur.search import SearchSpace, SpaceSettings
 
 NETWORKS = ("resnet56", "mobilenet_v1")
-RUNTIMES = ("onnxruntime", "ncnn")
+RUNTIMES = ("onnxruntime", "executorch", "ncnn")
 PLANS = 20
-REPEATS = 7
-"""Times that a plan and the dense network are opened and timed in turns, of which the least counts, as in a table."""
+LOOKS = 7
+"""Times that plans and dense network are opened and timed in turns, of which the least counts, as in a table."""
 
 
 def main() -> None:
@@ -98,23 +98,25 @@ def compare(name: str, runtime: str, runs: Path, plans: int) -> dict[str, Any]:
 def measured(
     model: torch.nn.Module, example: torch.Tensor, space: SearchSpace, runtime: str, plans: list[dict[str, int]]
 ) -> list[float]:
-    """Latency of every plan over that of the dense network, which takes turns with it."""
-    chosen, cutter, found = runtime_called(runtime), Cutter(model, space.graph), []
+    """Latency of every plan over that of the dense network, which takes turns with them."""
+    chosen, cutter = runtime_called(runtime), Cutter(model, space.graph)
+    dense = {site.key: site.width for site in space.sites}
     with tempfile.TemporaryDirectory() as folder:
-        dense = Path(folder) / f"dense{chosen.suffix}"
-        chosen.convert(fold_norms(model, space.graph), (example,), dense)
-        for number, counts in enumerate(plans):
-            place = Path(folder) / f"plan{number}{chosen.suffix}"
+        places = [Path(folder) / f"plan{number}{chosen.suffix}" for number in range(1 + len(plans))]
+        for place, counts in zip(places, [dense, *plans], strict=True):
             kept = {key: np.arange(count) for key, count in counts.items()}
             chosen.convert(fold_norms(cutter.cut(kept), space.graph), (example,), place)
-            inputs, times = random_inputs([list(example.shape)]), []
-            for _ in range(REPEATS):
-                pair = {"dense": open_session(runtime, dense), "plan": open_session(runtime, place)}
-                times.append(median_ms(pair, inputs, rounds=10, least_ms=50))
-            least = {name: min(each[name] for each in times) for name in ("dense", "plan")}
-            found.append(least["plan"] / least["dense"])
-            print(f"{runtime} plan {number}: {found[-1]:.3f} of {least['dense']:.2f} ms", flush=True)
-    return found
+        looks = [look(runtime, places, random_inputs([list(example.shape)])) for _ in range(LOOKS)]
+    least = np.min(looks, axis=0)
+    return [float(taken / least[0]) for taken in least[1:]]
+
+
+def look(runtime: str, places: list[Path], inputs: list[Array]) -> list[float]:
+    """Milliseconds of all files, newly opened."""
+    sessions = {place.name: open_session(runtime, place) for place in places}
+    taken = [*median_ms(sessions, inputs, rounds=10, least_ms=50).values()]
+    print(f"{runtime}: dense {taken[0]:.2f} ms, plans {min(taken[1:]):.2f} to {max(taken[1:]):.2f} ms", flush=True)
+    return taken
 
 
 if __name__ == "__main__":

@@ -23,19 +23,19 @@ Places = dict[tuple[str, Side], npt.NDArray[np.int64]]
 
 def places(graph: ModelGraph, kept: Kept) -> Places:
     """Where the kept units lie: for every side of every module that loses channels, the positions left."""
-    removed: dict[tuple[str, Side], list[npt.NDArray[np.int64]]] = {}
+    stays: dict[tuple[str, Side], npt.NDArray[np.bool_]] = {}
     for key, units in kept.items():
         group = graph.group[key]
         if group.fixed:
             raise PlanError(f"{key} cannot be cut: {group.fixed}. Take it out of the plan")
-        gone = np.setdiff1d(np.arange(group.width), units)
-        if len(gone):
-            for part in group.slices:
-                removed.setdefault((part.module, part.side), []).append(part.index[gone].ravel())
-    return {
-        (name, side): np.setdiff1d(np.arange(_length(graph, name, side)), np.concatenate(gone))
-        for (name, side), gone in removed.items()
-    }
+        gone = np.ones(group.width, dtype=bool)
+        gone[units] = False
+        for part in group.slices if gone.any() else ():
+            side = (part.module, part.side)
+            if side not in stays:
+                stays[side] = np.ones(_length(graph, *side), dtype=bool)
+            stays[side][part.index[gone]] = False
+    return {side: np.flatnonzero(mask) for side, mask in stays.items()}
 
 
 def _length(graph: ModelGraph, name: str, side: Side) -> int:
