@@ -59,7 +59,11 @@ def pruned(name: str) -> dict[str, nn.Module]:
     model = shared_assets.mobilenet_v1() if name == "mobilenet_v1" else shared_assets.resnet(56)
     result, key = RESULTS[name]
     rows = json.loads((record.HERE / "results" / f"{result}.json").read_text())["rows"]
-    ours = next(row for row in rows if row[key] == "amc" and row.get("budget", "half_macs") == "half_macs")
+    ours = next(
+        row
+        for row in rows
+        if row[key] == "amc" and row.get("budget", "half_macs") == "half_macs" and row.get("network", name) == name
+    )
     space = SearchSpace(
         sc.inspect(model, torch.zeros(1, 3, pixels, pixels)), sc.Budget(macs=0.5), SpaceSettings(step=8)
     )
