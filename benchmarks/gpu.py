@@ -64,11 +64,10 @@ def pruned(name: str) -> dict[str, nn.Module]:
         for row in rows
         if row[key] == "amc" and row.get("budget", "half_macs") == "half_macs" and row.get("network", name) == name
     )
-    space = SearchSpace(
-        sc.inspect(model, torch.zeros(1, 3, pixels, pixels)), sc.Budget(macs=0.5), SpaceSettings(step=8)
-    )
-    plans = {"ours": counts_of(ours, space), "uniform_8": space.counts(apply_rule(space, RULES["uniform"]))}
-    cutter = Cutter(model, space.graph)
+    graph = sc.inspect(model, torch.zeros(1, 3, pixels, pixels))
+    fine, coarse = (SearchSpace(graph, sc.Budget(macs=0.5), SpaceSettings(step=step)) for step in (1, 8))
+    plans = {"ours": counts_of(ours, fine), "uniform_8": coarse.counts(apply_rule(coarse, RULES["uniform"]))}
+    cutter = Cutter(model, graph)
     return {"dense": model, **{plan: shaped(cutter, plans[plan]) for plan in plans}}
 
 

@@ -1,4 +1,4 @@
-"""Latency by a table of layers against latency measured: random plans of two networks, on two runtimes.
+"""Latency by a table of layers against latency measured: random plans of two networks, on three runtimes.
 
 For each network and runtime a table is made as `secateur profile` does; then 20 random plans that it has not seen are
 exported, timed on one thread, all taking turns in small batches with the dense network, and compared with what the

@@ -5,9 +5,8 @@ no plans; the test images are looked at after every epoch, for the table alone, 
 it. `amc_long` is the first plan of `amc`, trained as networks are from the start, on all training images: for a GPU,
 and only where `--row` names it. `l1` is the peers' usual baseline: uniform widths, the largest filters, no refit.
 Searches score 5,000 training images by agreement and race. Everything lies in benchmarks/runs/paper_cifar and resumes
-at the epoch where it stopped;
-rows that are done, here or in the committed result, are shown, so the table can be made bit by bit (`--network resnet56
---row amc --row uniform`), and `--before` leaves the hour of fine-tuning for later.
+at the epoch where it stopped; rows that are done, here or in the committed result, are shown, so the table can be made
+bit by bit (`--network resnet56 --row amc --row uniform`), and `--before` leaves the hour of fine-tuning for later.
 Plain-20 has no public weights: it is trained first, by the same command. `--quick` (minutes) only shows that it works.
 """
 

@@ -253,11 +253,14 @@ class Run:
     def _tuning(self, home: Path) -> FineTuneJob:
         """How a row is fine-tuned, written down beside it: once it is to be trained otherwise, it is trained afresh."""
         settings = dataclasses.replace(self.job.finetune, rivals=False)  # who else is trained changes nothing here
-        note, raw = home / "finetune.json", json.dumps(dataclasses.asdict(settings), indent=2).encode() + b"\n"
+        elsewhere = dataclasses.asdict(settings)
+        for where in ("device", "replay"):  # nor does this
+            del elsewhere[where]
+        note, raw = home / "finetune.json", json.dumps(elsewhere, indent=2).encode() + b"\n"
         if note.exists() and note.read_bytes() != raw:
             self._forget_training(home)
         write_atomically(note, raw)
-        return settings
+        return dataclasses.replace(settings, replay=settings.replay and settings.where == "cuda")
 
     def _forget_training(self, home: Path) -> None:
         for late in ("finetune.pt", "small.safetensors", "history.json"):

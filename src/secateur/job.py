@@ -99,10 +99,6 @@ class FineTuneJob(FineTune):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise JobError('[finetune] device = "cuda": torch sees no GPU here; leave it out, or choose "cpu"')
-        if self.replay and self.where != "cuda":
-            raise JobError(f"[finetune] replay = true is for GPUs, this would train on the {self.where}: leave it out")
         if self.batch < 2 or self.crop_pad < 0:
             raise JobError(
                 f"[finetune] batch = {self.batch}, crop_pad = {self.crop_pad}: a batch is 2 or more, crop_pad 0 or more"
@@ -110,9 +106,8 @@ class FineTuneJob(FineTune):
 
     @property
     def where(self) -> str:
-        """The device to train on."""
-        gpu = self.device == "cuda" or (self.device == "auto" and torch.cuda.is_available())
-        return "cuda" if gpu else "cpu"
+        """The device to train on; the CPU where there is no other."""
+        return "cuda" if self.device != "cpu" and torch.cuda.is_available() else "cpu"
 
 
 @dataclass(frozen=True)

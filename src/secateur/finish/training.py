@@ -76,6 +76,7 @@ class Training:
     def close(self) -> None:
         """Leave nothing in the networks that was not there."""
         self.lesson.close()
+        self._replay = None  # what it has recorded holds on to the GPU's memory
 
     def epoch(self, number: int, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
         """One pass over the batches; the mean loss. What is drawn, for dropout say, is the same each time."""
@@ -148,10 +149,11 @@ class Training:
             self.model.load_state_dict(saved["model"])
             if self.average is not None:
                 self.average.load_state_dict(saved["average"])
-            rates = [group["lr"] for group in self.optimizer.param_groups]
+            own = [(group["lr"], group["fused"]) for group in self.optimizer.param_groups]
             self.optimizer.load_state_dict(saved["optimizer"])
-            for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate.fill_(float(group["lr"])) if isinstance(rate, Tensor) else float(group["lr"])
+            for group, (rate, fused) in zip(self.optimizer.param_groups, own, strict=True):
+                now = float(group["lr"])  # it may have been trained on another device
+                group.update(lr=rate.fill_(now) if isinstance(rate, Tensor) else now, fused=fused)
             self.schedule.last_epoch = saved["schedule"]["last_epoch"]
             return [Epoch(**epoch) for epoch in saved["history"]]
         except CheckpointError:

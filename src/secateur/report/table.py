@@ -132,7 +132,11 @@ def runtimes_table(found: Sequence[Measured], threads: int) -> Table:
             runtime,
             *(three_digits(rows[name].latency_ms) for name in networks),
             f"{first.latency_ms / last.latency_ms:.2f}",
-            *(three_digits(rows[name].energy_mj or 0.0) for name in networks if meters),
+            *(_energy(rows[name].energy_mj) for name in networks if meters),
             *(file_size(rows[name].file_bytes) for name in networks),
         )
     return result
+
+
+def _energy(millijoules: float | None) -> str:
+    return UNKNOWN if millijoules is None else three_digits(millijoules)

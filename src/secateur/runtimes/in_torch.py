@@ -58,14 +58,13 @@ def torch_session(runtime: str, network: nn.Module, inputs: tuple[Tensor, ...]) 
     Python that launches them. Raises ExportError where a network cannot be recorded.
     """
     require_gpu(runtime)
-    device = torch.device(GPU if runtime == GPU else "cpu")
-    given = tuple(x.to(device) for x in inputs)
-    ready = block_sparse(copy.deepcopy(network).to(device), given)
     if runtime != GPU:
-        run = eager_session(ready)
+        given = tuple(x.cpu() for x in inputs)
+        run = eager_session(block_sparse(copy.deepcopy(network).cpu(), given))
         return lambda _: run(given)
     try:
-        return _recorded(ready, given)
+        there = tuple(x.to(GPU) for x in inputs)
+        return _recorded(block_sparse(copy.deepcopy(network).to(GPU), there), there)
     except RuntimeError as error:
         raise ExportError(f"{type(network).__name__} cannot be recorded as a CUDA graph: {error}") from error
 
