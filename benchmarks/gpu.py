@@ -20,13 +20,14 @@ from torch import nn
 
 import secateur as sc
 from secateur.prune import Cutter, shaped
-from secateur.runtimes import GPU, in_torch, meter_called, torch_session
-from secateur.runtimes.sessions import median_ms
+from secateur.runtimes import GPU, meter_called, torch_session
+from secateur.runtimes.sessions import Session, median_ms
 from secateur.runtimes.sessions.meters import millijoules
 from secateur.search import RULES, SearchSpace, SpaceSettings, apply_rule
 
 RESULTS = {"resnet56": ("paper_cifar", "row"), "mobilenet_v1": ("paper_mobilenet", "widths")}
 """Where the plans for half the MACs are, and by what key our own row is told."""
+PIXELS = {"resnet56": 32, "mobilenet_v1": 224}
 BATCHES = (1, 256)
 SECONDS = 3.0
 """That energy is counted for."""
@@ -55,7 +56,6 @@ def main() -> None:
 
 def pruned(name: str) -> dict[str, nn.Module]:
     """The dense network and those cut by its plans; what the weights are changes neither time nor energy much."""
-    pixels = 224 if name == "mobilenet_v1" else 32
     model = shared_assets.mobilenet_v1() if name == "mobilenet_v1" else shared_assets.resnet(56)
     result, key = RESULTS[name]
     rows = json.loads((record.HERE / "results" / f"{result}.json").read_text())["rows"]
@@ -64,7 +64,7 @@ def pruned(name: str) -> dict[str, nn.Module]:
         for row in rows
         if row[key] == "amc" and row.get("budget", "half_macs") == "half_macs" and row.get("network", name) == name
     )
-    graph = sc.inspect(model, torch.zeros(1, 3, pixels, pixels))
+    graph = sc.inspect(model, torch.zeros(1, 3, PIXELS[name], PIXELS[name]))
     fine, coarse = (SearchSpace(graph, sc.Budget(macs=0.5), SpaceSettings(step=step)) for step in (1, 8))
     plans = {"ours": counts_of(ours, fine), "uniform_8": coarse.counts(apply_rule(coarse, RULES["uniform"]))}
     cutter = Cutter(model, graph)
@@ -80,26 +80,21 @@ def counts_of(row: dict[str, Any], space: SearchSpace) -> Mapping[str, int]:
 
 def measured(name: str, networks: dict[str, nn.Module], batch: int, runtime: str) -> list[dict[str, Any]]:
     """A row for each network."""
-    assert runtime in in_torch(), "this needs a GPU"
-    pixels = 224 if name == "mobilenet_v1" else 32
-    images = torch.randn(batch, 3, pixels, pixels)
+    images = torch.randn(batch, 3, PIXELS[name], PIXELS[name])
     sessions = {plan: torch_session(runtime, network, (images,)) for plan, network in networks.items()}
     times = median_ms(sessions, [], rounds=100, least_ms=100)
-    meter = meter_called("nvml") if runtime == GPU else None
-    energy = {plan: millijoules(run, [], meter, SECONDS) if meter else 0.0 for plan, run in sessions.items()}
-    return [
-        {
-            "network": name,
-            "plan": plan,
-            "batch": batch,
-            "ms": times[plan],
-            "speedup": times["dense"] / times[plan],
-            "mj_an_image": energy[plan] / batch,
-            "energy_ratio": energy["dense"] / energy[plan] if meter else 0.0,
-            "watts": energy[plan] / times[plan],
-        }
+    rows: list[dict[str, Any]] = [
+        {"network": name, "plan": plan, "batch": batch, "ms": times[plan], "speedup": times["dense"] / times[plan]}
         for plan in networks
     ]
+    return rows if runtime != GPU else [row | used(sessions, row, batch) for row in rows]
+
+
+def used(sessions: Mapping[str, Session], row: dict[str, Any], batch: int) -> dict[str, float]:
+    """What a row's network uses, by NVML; the dense one is run again beside each."""
+    meter = meter_called("nvml")
+    dense, mine = (millijoules(sessions[plan], [], meter, SECONDS) for plan in ("dense", row["plan"]))
+    return {"mj_an_image": mine / batch, "energy_ratio": dense / mine, "watts": mine / row["ms"]}
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ For each network and runtime a table is made as `secateur profile` does; then 20
 exported, timed on one thread, all taking turns in small batches with the dense network, and compared with what the
 table says. As machines drift, both are compared as fractions of the dense network's time. Tables and times are kept in
 benchmarks/runs/latency_model. What the Pixel 1 profile's own benchmark (pixel1.py) found stands beside them. Takes
-an hour on a machine that does nothing else; `--quick` (a minute) only shows that it still works.
+three quarters of an hour on a machine that does nothing else; `--quick` (a minute) only shows that it still works.
 """
 
 from __future__ import annotations

@@ -74,10 +74,12 @@ def main() -> None:
     parser.add_argument("--network", choices=NETWORKS, action="append", help="only this one (may be repeated)")
     parser.add_argument("--row", choices=(*ROWS, LONG), action="append", help="only this one (may be repeated)")
     parser.add_argument("--seeds", type=int, default=3, help="of the searches and of uniform's fine-tuning")
-    parser.add_argument("--seed", type=int, help="only this one of them")
+    parser.add_argument("--seed", type=int, action="append", help="only this one (may be repeated)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to train")
     parser.add_argument("--before", action="store_true", help="leave fine-tuning for later: minutes a row")
     options = parser.parse_args()
+    if options.quick and LONG in (options.row or ()):
+        parser.error(f"{LONG} takes minutes on a GPU: leave --quick out")
     torch.set_num_threads(1)
     setting = QUICK if options.quick else Setting()
     if not options.quick:
@@ -85,9 +87,9 @@ def main() -> None:
     for name in ["resnet20"] if options.quick else options.network or NETWORKS:
         bench = Bench(name, setting, options.device)
         for row in options.row or (("l1", "amc") if options.quick else ROWS):
-            for seed in range(options.seeds if row in (*SEEDED, "uniform") and not options.quick else 1):
-                if options.seed in (None, seed):
-                    bench.row(row, seed, not options.before)
+            several = row in (*SEEDED, "uniform") and not options.quick
+            for seed in options.seed or range(options.seeds if several else 1):
+                bench.row(row, seed, not options.before)
     places = sorted(setting.runs.glob("*/row.json"))
     found = [spent(place.parent / "search", setting.reward) | json.loads(place.read_text()) for place in places]
     shown = ("network", "row", "seed", "MACs, %", "before", "last", "best", "epochs", "dense", "minutes")

@@ -24,9 +24,7 @@ HERE = Path(__file__).resolve().parent
 
 
 def commit() -> str:
-    """The commit that is checked out; of a copy without its history, what COMMIT says."""
-    if "COMMIT" in os.environ:
-        return os.environ["COMMIT"]
+    """The commit that is checked out."""
     git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=HERE, capture_output=True, text=True, check=False)
     return git.stdout.strip()
 

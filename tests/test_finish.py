@@ -180,6 +180,20 @@ def test_killed_training_resumes_to_the_same_weights(tmp_path):
         assert torch.equal(tensor, fresh.state_dict()[name]), name
 
 
+def test_a_training_begun_on_a_gpu_goes_on_on_the_cpu(tmp_path):
+    whole, torn = small_network(), small_network()
+    sc.finetune(whole, batches(), settings=SETTINGS)
+    killed_after_two_epochs(torn, SETTINGS, tmp_path / "t.pt")
+    saved = torch.load(tmp_path / "t.pt", weights_only=True)
+    (group,) = saved["optimizer"]["param_groups"]
+    group.update(lr=torch.tensor(group["lr"], dtype=torch.float64), fused=True)  # as a replayed one leaves it
+    torch.save(saved, tmp_path / "t.pt")
+    fresh = small_network(seed=9)
+    sc.finetune(fresh, batches(), settings=SETTINGS, checkpoint=tmp_path / "t.pt")
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, fresh.state_dict()[name]), name
+
+
 def test_what_dropout_draws_is_the_same_each_time_and_after_a_kill(tmp_path):
     def dropping():
         network = small_network()

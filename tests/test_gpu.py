@@ -5,13 +5,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from jobs import digits_job
+from rich.console import Console
 from torch import Tensor, nn
 
 import secateur as sc
+from secateur.compress import Run
 from secateur.data import TrainBatches
 from secateur.finish import Epoch
+from secateur.job import read_job
 from secateur.profiling import How, make_table
-from secateur.runtimes import check_counts, hardware
+from secateur.report import runtimes_table
+from secateur.report.wording import UNKNOWN
+from secateur.runtimes import Measured, check_counts, hardware
 from secateur.search import SearchSpace, SpaceSettings
 
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
@@ -100,6 +106,27 @@ def test_without_a_gpu_every_wish_for_one_is_refused() -> None:
         sc.finetune(network(), batches(), settings=sc.FineTune(replay=True))
     assert {each.runtime for each in sc.measure({"it": network()}, torch.randn(1, 3, 12, 12))} >= {"torch"}
     assert "GPU" in hardware("cuda")
+
+
+@no_gpu
+def test_a_run_of_a_gpu_is_used_without_one(tmp_path: Path) -> None:
+    tables = "[budget]\nmacs = 0.5\n[finetune]\nepochs = 1\n"
+    job = digits_job(tmp_path, "trials = 2", tables + "replay = true")
+    first = Run(read_job(job), "a test").small().state_dict()
+    made = (tmp_path / "run" / "searched" / "finetune.pt").stat().st_mtime_ns
+    job.write_text(job.read_text().replace("replay = true", 'device = "cpu"'))
+    again = Run(read_job(job), "a test").small().state_dict()
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    assert made == (tmp_path / "run" / "searched" / "finetune.pt").stat().st_mtime_ns, "nothing is trained again"
+
+
+def test_energy_that_nothing_counts_is_not_nothing() -> None:
+    found = [Measured("dense", "cuda", 1.0, 1, 2.5, "nvml"), Measured("dense", "torch", 1.0, 1)]
+    console = Console(record=True, width=120)
+    console.print(runtimes_table(found, 1))
+    (torch_row,) = [line for line in console.export_text().splitlines() if line.strip().startswith("torch")]
+    assert UNKNOWN in torch_row
+    assert "0.0" not in torch_row
 
 
 def test_a_meter_counts_one_chip() -> None:

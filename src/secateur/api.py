@@ -286,5 +286,5 @@ def measure(
 
     With a meter (rapl, nvml) also the energy that this machine uses. Raises what `secateur.runtimes.measure` does.
     """
-    chosen = (*runtimes.in_torch(), *runtimes.installed()) if runtime is None else runtime
+    chosen = (*runtimes.torch_runtimes(), *runtimes.installed()) if runtime is None else runtime
     return runtimes.measure(networks, as_inputs(inputs), chosen, threads, meter=meter, skip=runtime is None)

@@ -94,7 +94,7 @@ class FineTuneJob(FineTune):
     """Whether training images are mirrored half of the time; by default colour images are, grey ones are not."""
     rivals: bool = False
     """Whether the rivals are fine-tuned too, for the table's last column."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu"] = "auto"
     """Where to train: by default on the GPU, if torch sees one."""
 
     def __post_init__(self) -> None:
@@ -106,8 +106,8 @@ class FineTuneJob(FineTune):
 
     @property
     def where(self) -> str:
-        """The device to train on; the CPU where there is no other."""
-        return "cuda" if self.device != "cpu" and torch.cuda.is_available() else "cpu"
+        """The device to train on, by torch's name."""
+        return "cuda" if self.device == "auto" and torch.cuda.is_available() else "cpu"
 
 
 @dataclass(frozen=True)

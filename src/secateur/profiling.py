@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.progress import Progress as Bars
 from torch import Tensor, nn
 
@@ -125,7 +124,7 @@ def _table_of_torch(
         wanted = bundle_of(model, example, space, Writer(write, kernels=True)) | {"runtime": how.runtime}
         bench = Bench(runs.__getitem__, meter_called(how.meter) if how.meter else None, count_files(wanted), progress)
         made = profile(wanted, bench, how.threads, how.meter)
-    return made | {"device": f"{platform.node()}, {hardware(how.runtime)}", "version": torch.__version__}
+    return made | {"device": f"{platform.node()}, {hardware(how.runtime)}"}
 
 
 def make_bundle(

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-Step = Callable[[Tensor, Tensor], Tensor]
-"""One step on inputs [N, ...] and labels [N] that lie on the GPU; its loss."""
-EAGER = 3
-"""Steps of a shape that are taken as they are before one is recorded: libraries allocate in the first."""
+from secateur.errors import DataError
+from secateur.runtimes import WARMING, Action, Recorder
 
 
 class Replay:
@@ -20,39 +17,20 @@ class Replay:
     What is replayed are the kernels: whatever else a network's `forward` does in Python is done while recording only.
     """
 
-    def __init__(self, step: Step) -> None:
-        self._step = step
+    def __init__(self, step: Action, device: torch.device) -> None:
+        self._step, self._recorder = step, Recorder(device)
         self._seen: Counter[torch.Size] = Counter()
-        self._recorded: dict[torch.Size, Callable[[Tensor, Tensor], Tensor]] = {}
-        self._aside = torch.cuda.Stream()
+        self._recorded: dict[torch.Size, Action] = {}
 
     def __call__(self, inputs: Tensor, labels: Tensor) -> Tensor:
-        """One step; its loss."""
+        """One step on inputs [N, ...] and labels [N] that lie on the GPU; its loss. Raises DataError."""
         shape = inputs.shape
         self._seen[shape] += 1
-        if self._seen[shape] <= EAGER:
-            return self._eager(inputs, labels)
+        if self._seen[shape] <= WARMING:
+            return self._recorder.eager(self._step, inputs, labels)
         if shape not in self._recorded:
-            self._recorded[shape] = self._record(inputs.clone(), labels.clone())
-        return self._recorded[shape](inputs, labels)
-
-    def _eager(self, inputs: Tensor, labels: Tensor) -> Tensor:
-        """On a stream of its own, as what is recorded later must not wait for the default one."""
-        self._aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self._aside):
-            loss = self._step(inputs, labels)
-        torch.cuda.current_stream().wait_stream(self._aside)
-        return loss
-
-    def _record(self, inputs: Tensor, labels: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            loss = self._step(inputs, labels)
-
-        def replayed(*given: Tensor) -> Tensor:
-            inputs.copy_(given[0])
-            labels.copy_(given[1])
-            graph.replay()
-            return loss.clone()
-
-        return replayed
+            try:
+                self._recorded[shape] = self._recorder.record(self._step, inputs.clone(), labels.clone())
+            except RuntimeError as error:
+                raise DataError(f"a step cannot be recorded as a CUDA graph ({error}): leave replay out") from error
+        return self._recorded[shape](inputs, labels).clone()

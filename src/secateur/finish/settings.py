@@ -41,8 +41,8 @@ class FineTune:
     compile: bool = False
     """Compile the network first (torch.compile): minutes that pay on a GPU and many epochs."""
     replay: bool = False
-    """On a GPU, record a step once as a CUDA graph and replay it: for small networks, several times as fast. What
-    `forward` decides in Python at every pass (a layer dropped by `random`, say) would be decided once."""
+    """On a GPU, record a step once as a CUDA graph and replay it: for small networks, which Python is slow to launch.
+    What `forward` decides in Python at every pass (a layer dropped by `random`, say) would be decided once."""
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -58,7 +58,7 @@ class Training:
         self.average = _average(model, settings.averaging)
         self.autocast = _autocast(settings.precision, self.device)
         self._answer: Callable[[Tensor], Tensor] = torch.compile(model) if settings.compile else model
-        self._replay = Replay(self._learn) if settings.replay else None
+        self._replay = Replay(self._learn, self.device) if settings.replay else None
         among.alike(model)
 
     @property

@@ -18,19 +18,23 @@ from secateur.runtimes.in_torch import (
     IN_TORCH,
     check_counts,
     hardware,
-    in_torch,
+    torch_runtimes,
     torch_session,
 )
 from secateur.runtimes.kernels import block_sparse, quicker
+from secateur.runtimes.recorder import WARMING, Action, Recorder
 
 __all__ = [
     "ENGINES",
     "GPU",
     "IN_TORCH",
     "RUNTIMES",
+    "WARMING",
+    "Action",
     "Eager",
     "Engine",
     "Measured",
+    "Recorder",
     "Runtime",
     "block_sparse",
     "check_counts",
@@ -38,7 +42,6 @@ __all__ = [
     "engine",
     "export",
     "hardware",
-    "in_torch",
     "installed",
     "latencies_ms",
     "measure",
@@ -46,5 +49,6 @@ __all__ = [
     "quicker",
     "require",
     "runtime_called",
+    "torch_runtimes",
     "torch_session",
 ]

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from secateur.errors import BudgetError, ExportError, ExportMismatch
 from secateur.graph import count_costs
-from secateur.runtimes.in_torch import IN_TORCH, counts, require_gpu, torch_session
+from secateur.runtimes.in_torch import IN_TORCH, counts_chip_of, require_gpu, torch_session
 from secateur.runtimes.sessions import Session, median_ms, open_session
 from secateur.runtimes.sessions.meters import Meter, millijoules, open_meter
 from secateur.sparse import dense_again
@@ -97,8 +97,10 @@ def require(name: str) -> None:
     """Raises ExportError where nothing can be run on the runtime of that name here: what it needs is not installed."""
     if name in IN_TORCH:
         require_gpu(name)
+    elif name in RUNTIMES:
+        RUNTIMES[name].require()
     else:
-        runtime_called(name).require()
+        raise ExportError(f"no runtime is called {name!r}; choose one of {', '.join((*IN_TORCH, *RUNTIMES))}")
 
 
 def installed() -> tuple[str, ...]:
@@ -207,7 +209,7 @@ def measure(
     found: list[Measured] = []
     for runtime in runtimes:
         try:
-            counted = counter if meter and counts(meter, runtime) else None
+            counted = counter if meter and counts_chip_of(meter, runtime) else None
             taken = _measured(networks, one, runtime, threads, rounds, counted)
             found += [replace(each, meter=meter if counted else None) for each in taken]
         except ExportError as error:

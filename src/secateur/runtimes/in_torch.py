@@ -12,17 +12,16 @@ from torch import Tensor, nn
 from secateur.errors import BudgetError, ExportError
 from secateur.runtimes.eager import eager_session
 from secateur.runtimes.kernels import block_sparse
+from secateur.runtimes.recorder import WARMING, Recorder
 from secateur.runtimes.sessions.profile import processor
 
 GPU = "cuda"
 IN_TORCH = ("torch", GPU)
 """What PyTorch on the CPU and on a GPU are called among runtimes."""
-WARMING = 3
-"""Passes before one is recorded: libraries choose their kernels and allocate in the first."""
 
 
-def in_torch() -> tuple[str, ...]:
-    """Those that are here."""
+def torch_runtimes() -> tuple[str, ...]:
+    """Those of IN_TORCH that are here."""
     return IN_TORCH if torch.cuda.is_available() else IN_TORCH[:1]
 
 
@@ -34,12 +33,12 @@ def require_gpu(runtime: str) -> None:
 
 def check_counts(meter: str, runtime: str) -> None:
     """Raises BudgetError where the meter counts another chip than what the runtime runs on."""
-    if not counts(meter, runtime):
+    if not counts_chip_of(meter, runtime):
         chip, other = ("GPU", "CPU") if meter == "nvml" else ("CPU", "GPU")
         raise BudgetError(f"{meter} counts the energy of the {chip}, and {runtime} runs on the {other}")
 
 
-def counts(meter: str, runtime: str) -> bool:
+def counts_chip_of(meter: str, runtime: str) -> bool:
     """Whether the meter counts the chip that the runtime runs on."""
     return (meter == "nvml") == (runtime == GPU)
 
@@ -60,31 +59,21 @@ def torch_session(runtime: str, network: nn.Module, inputs: tuple[Tensor, ...]) 
     require_gpu(runtime)
     if runtime != GPU:
         given = tuple(x.cpu() for x in inputs)
-        run = eager_session(block_sparse(copy.deepcopy(network).cpu(), given))
-        return lambda _: run(given)
+        eager = eager_session(block_sparse(copy.deepcopy(network).cpu(), given))
+        return lambda _: eager(given)
     try:
         there = tuple(x.to(GPU) for x in inputs)
-        return _recorded(block_sparse(copy.deepcopy(network).to(GPU), there), there)
+        ready, recorder = block_sparse(copy.deepcopy(network).to(GPU), there), Recorder(there[0].device)
+        with torch.inference_mode():
+            for _ in range(WARMING):
+                recorder.eager(ready, *there)
+            replayed = recorder.record(ready, *there)
     except RuntimeError as error:
         raise ExportError(f"{type(network).__name__} cannot be recorded as a CUDA graph: {error}") from error
 
-
-@torch.inference_mode()
-def _recorded(network: nn.Module, given: tuple[Tensor, ...]) -> Callable[[Any], list[Any]]:
-    aside = torch.cuda.Stream()
-    aside.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(aside):
-        for _ in range(WARMING):
-            network(*given)
-    torch.cuda.current_stream().wait_stream(aside)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        answer = network(*given)
-    used = network, given, answer  # a graph does not keep what it reads and writes
-
     def run(_: Any) -> list[Any]:
-        graph.replay()
+        answer = replayed()
         torch.cuda.synchronize()
-        return [used[-1]]
+        return [answer]
 
     return run

@@ -42,7 +42,7 @@ def open_session(runtime: str, place: str | Path, threads: int = 1) -> Session:
 
 def version_of(runtime: str) -> str:
     """Of the installed package that runs the runtime's files; empty where it tells none."""
-    package = "ai-edge-litert" if runtime == "litert" else runtime
+    package = {"litert": "ai-edge-litert", "cuda": "torch"}.get(runtime, runtime)
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

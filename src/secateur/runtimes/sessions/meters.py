@@ -74,7 +74,7 @@ def _counts(place: Path) -> bool:
 
 
 class Nvml:
-    """The energy counter of an NVIDIA GPU (Volta or later), the first that is visible."""
+    """The energy counter of the machine's NVIDIA GPU (Volta or later)."""
 
     def __init__(self) -> None:
         try:
@@ -83,6 +83,8 @@ class Nvml:
             raise OSError("nvml needs the package nvidia-ml-py: pip install nvidia-ml-py") from error
         try:
             self._nvml.nvmlInit()
+            if (there := self._nvml.nvmlDeviceGetCount()) > 1:
+                raise OSError(f"this machine has {there} GPUs, and which of them is meant NVML does not know")
             self._device = self._nvml.nvmlDeviceGetHandleByIndex(0)
             self.joules()
         except self._nvml.NVMLError as error:
