@@ -16,11 +16,14 @@ import pytest
 import torch
 from networks import Plain, Residual, image, settled
 from safetensors.torch import save_file
+from threadpoolctl import threadpool_info, threadpool_limits
 from torch import Tensor, nn
 
 import secateur as sc
 from secateur.run import Journal, RunFolder, folder, journal
 from secateur.run.loop import FINALISTS
+from secateur.search.knapsack import Solver
+from secateur.threads import torch_threads
 
 TRIALS = 24
 BUDGET = sc.Budget(macs=0.6)
@@ -385,6 +388,23 @@ def test_on_trial_sees_every_new_trial() -> None:
     seen: list[int] = []
     search(None, trials=6, on_trial=lambda study, each: seen.append((each.number, len(study.trials))))  # type: ignore
     assert seen == [(n, n + 1) for n in range(6)]
+
+
+def test_a_searcher_leaves_the_cores_to_the_evaluations(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    propose = Solver.solve
+
+    def watched(self: Solver, *arguments: Any) -> dict[str, int]:
+        libraries = [each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas"]
+        seen.append(max([torch.get_num_threads(), *libraries]))
+        return propose(self, *arguments)
+
+    monkeypatch.setattr(Solver, "solve", watched)
+    with threadpool_limits(2), torch_threads(2):
+        search(None, trials=5, searcher=sc.Bayesian(), workers=2)
+        assert torch.get_num_threads() == 2, "what the caller had set is set again"
+    assert len(seen) >= 5
+    assert set(seen) == {1}
 
 
 def test_the_best_is_the_first_of_the_highest_rewards() -> None:

@@ -19,6 +19,7 @@ from secateur.run.folder import RunFolder
 from secateur.run.study import Study
 from secateur.run.workers import Workers
 from secateur.search import Searcher
+from secateur.threads import one_thread
 
 HOPELESS = 10
 """A study stops when this many trials have failed and none has succeeded."""
@@ -88,7 +89,7 @@ class Loop:
                 number = len(self.study.trials) + len(under_way)
                 in_time = time.monotonic() < ends or number < max(len(recorded), 1)
                 if len(under_way) < self.ahead and number < trials and in_time:
-                    under_way.append(self._begin(number, self.searcher.ask(), recorded))
+                    under_way.append(self._begin(number, self._ask(), recorded))
                     continue
                 if len(self.study.trials) % (SNAPSHOT_EVERY * self.ahead) == 0 or not under_way:
                     self._snapshot(under_way)
@@ -138,6 +139,10 @@ class Loop:
     def _snapshot(self, under_way: UnderWay) -> None:
         if self.folder:
             self.folder.save_searcher(self.searcher.state(), len(self.study.trials), [plan for plan, _ in under_way])
+
+    def _ask(self) -> Plan:
+        with one_thread():
+            return self.searcher.ask()
 
     def _begin(self, number: int, plan: Plan, recorded: list[Trial]) -> tuple[Plan, Trial | Future[Outcome]]:
         """Evaluate a plan, unless the journal holds it already, or a trial that was told by then had the same."""
@@ -189,7 +194,8 @@ class Loop:
         if number >= recorded and self.folder:
             self.folder.journal.append(trial)
         self.study.trials.append(trial)
-        self.searcher.tell(trial.plan, trial.outcome.reward if trial.outcome else None)
+        with one_thread():
+            self.searcher.tell(trial.plan, trial.outcome.reward if trial.outcome else None)
         self.on_trial(self.study, trial)
         if len(self.study.trials) == HOPELESS:
             _ = self.study.best

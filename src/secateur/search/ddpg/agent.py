@@ -19,7 +19,6 @@ from secateur.search.searcher import Searcher, State, random_state, restore_rand
 from secateur.search.space import SearchSpace
 from secateur.search.surrogate import as_rows
 from secateur.search.transfer import load_state
-from secateur.threads import torch_threads
 
 
 @dataclass(frozen=True)
@@ -202,9 +201,8 @@ class Agent:
         self.imagined.rewards[: len(counts)] = mean[:, None]
 
     def _update(self, replay: Replay) -> None:
-        with torch_threads(1):
-            for _ in range(self.settings.updates * len(self.space.sites)):
-                self.learner.update(replay.sample(self.settings.batch, self.rng))
+        for _ in range(self.settings.updates * len(self.space.sites)):
+            self.learner.update(replay.sample(self.settings.batch, self.rng))
 
     def state(self) -> State:
         """Networks, optimisers, replays, all that was told, and random numbers, as arrays."""
