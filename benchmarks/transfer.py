@@ -58,6 +58,7 @@ def figures(rows: list[dict[str, Any]], trials: int) -> dict[str, float]:
         "never_reached": float(sum(row["warm trials to the cold end"] is None for row in rows)),
         "gain_at_first_trial": float(np.mean([row["warm, after 1"] - row["cold, after 1"] for row in rows])),
         "gain_at_the_end": float(np.mean([row["warm, at the end"] - row["cold, at the end"] for row in rows])),
+        "gain_of_test_top1": float(np.mean([row["warm test top-1"] - row["cold test top-1"] for row in rows])),
     }
 
 

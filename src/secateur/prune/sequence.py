@@ -47,7 +47,7 @@ class Effort:
     """Whether what features have in common by chance is left out; a hard pull needs no more of that."""
 
 
-QUICK = Effort(rows=2, fewest=1024, grouped=256, ridge=1.0, shrink=False)
+QUICK = Effort(rows=1, fewest=512, grouped=128, ridge=2.0, shrink=False)
 """For a trial. So few rows alone would be overfitted; pulled so hard, they rank plans as the finished networks rank."""
 
 
