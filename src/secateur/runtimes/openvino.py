@@ -29,6 +29,7 @@ try:
     from openvino import opset13 as ops
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+    from openvino.op import Constant
     from openvino.passes import ConstantFolding, Manager
 except ImportError as error:
     raise JobError("this engine needs the package openvino: pip install 'secateur[openvino]'") from error
@@ -187,6 +188,7 @@ class _Template:
         self._names = names
         if len(self._model.inputs) != len(example) + len(names) or len(self._model.outputs) != 1:
             raise ValueError("the network does not take and give tensors in the way that is expected")
+        self._model.reshape(dict(enumerate(self._sizes)))
 
     def filled(self, network: nn.Module, ranges: Ranges) -> Any:
         """The model with this network's tensors; layers named in `ranges` compute in 8 bits.
@@ -203,13 +205,13 @@ class _Template:
             module = network.get_submodule(owner)
             if key == "weight" and isinstance(module, LAYERS):
                 for node in _readers(parameter):
-                    node.input(1).replace_source_output(ops.constant(_by_group(value, module, node)).output(0))
+                    node.input(1).replace_source_output(Constant(_by_group(value, module, node)).output(0))
                     if owner in ranges:
                         in_8_bits.append((node, *ranges[owner]))
             # Whatever else reads the tensor, or only its size.
-            _pass_on(parameter.output(0), ops.constant(value))
+            _pass_on(parameter.output(0), Constant(value))
             model.remove_parameter(parameter)
-        model.reshape(dict(enumerate(self._sizes)))
+        model.validate_nodes_and_infer_types()
         simplify = Manager()  # compiling would do it too, but later, when it takes longer
         simplify.register_pass(ConstantFolding())
         simplify.run_passes(model)
@@ -266,8 +268,8 @@ def _round(operations: list[tuple[Any, float, float]]) -> None:
         weight = node.input_value(1).get_node().data
         per_channel = tuple(range(2 if node.get_type_name() == "GroupConvolution" else 1, weight.ndim))
         step = np.maximum(np.abs(weight).max(axis=per_channel, keepdims=True) / WEIGHTS, 1e-12).astype(np.float32)
-        integers = ops.constant(np.rint(weight / step).astype(np.int8))
-        node.input(1).replace_source_output(ops.multiply(ops.convert(integers, "f32"), ops.constant(step)).output(0))
+        integers = Constant(np.rint(weight / step).astype(np.int8))
+        node.input(1).replace_source_output(ops.multiply(ops.convert(integers, "f32"), Constant(step)).output(0))
         place = _before_padding(node.input(0))
         source = place.get_source_output()
         key = (source.get_node().get_name(), source.get_index(), *limits)
