@@ -173,7 +173,7 @@ class _Template:
 
     def __init__(self, network: nn.Module, example: tuple[Tensor, ...]) -> None:
         self.proofs = 0
-        self._sizes = [ov.PartialShape([-1, *x.shape[1:]]) for x in example]
+        self._inputs = len(example)
         with _converting, warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             names = list(_tensors(network))
@@ -188,7 +188,8 @@ class _Template:
         self._names = names
         if len(self._model.inputs) != len(example) + len(names) or len(self._model.outputs) != 1:
             raise ValueError("the network does not take and give tensors in the way that is expected")
-        self._model.reshape(dict(enumerate(self._sizes)))
+        # Once for all: what is filled in later has only its own sizes to be worked out.
+        self._model.reshape({number: ov.PartialShape([-1, *x.shape[1:]]) for number, x in enumerate(example)})
 
     def filled(self, network: nn.Module, ranges: Ranges) -> Any:
         """The model with this network's tensors; layers named in `ranges` compute in 8 bits.
@@ -197,7 +198,7 @@ class _Template:
         """
         model = self._model.clone()
         tensors = _tensors(network)
-        parameters = model.get_parameters()[len(self._sizes) :]
+        parameters = model.get_parameters()[self._inputs :]
         in_8_bits = []
         for parameter, name in zip(parameters, self._names, strict=True):
             owner, _, key = name.rpartition(".")
@@ -208,8 +209,8 @@ class _Template:
                     node.input(1).replace_source_output(Constant(_by_group(value, module, node)).output(0))
                     if owner in ranges:
                         in_8_bits.append((node, *ranges[owner]))
-            # Whatever else reads the tensor, or only its size.
-            _pass_on(parameter.output(0), Constant(value))
+            if parameter.output(0).get_target_inputs():  # whatever else reads the tensor, or only its size
+                _pass_on(parameter.output(0), Constant(value))
             model.remove_parameter(parameter)
         model.validate_nodes_and_infer_types()
         simplify = Manager()  # compiling would do it too, but later, when it takes longer
@@ -294,7 +295,7 @@ def _rounded(source: Any, least: float, greatest: float) -> Any:
     if least < 0:
         greatest = max(-least, greatest)
         least = -greatest * 128 / 127
-    low, high = ops.constant(np.float32(least)), ops.constant(np.float32(greatest))
+    low, high = (Constant(np.asarray(limit, np.float32)) for limit in (least, greatest))
     return ops.fake_quantize(source, low, high, low, high, 256)
 
 
