@@ -127,13 +127,8 @@ def test_the_best_row_is_compared_fairly():
 
 
 def test_numbers_as_people_write_them():
-    assert [amount(n) for n in (0, 999, 1000, 999_960, 125_485_706)] == [
-        "0",
-        "999",
-        "1.0 k",
-        "1.0 M",
-        "125.5 M",
-    ]
+    numbers = (0, 999, 1000, 99_940, 99_960, 999_400, 999_600, 125_485_706)
+    assert [amount(n) for n in numbers] == ["0", "999", "1.0 k", "99.9 k", "100 k", "999 k", "1.0 M", "125 M"]
     assert [file_size(n) for n in (12, 3_435_973)] == ["12 B", "3.4 MB"]
     assert [three_digits(n) for n in (0.1234, 1.234, 12.34, 1234.0)] == ["0.123", "1.23", "12.3", "1234"]
     assert duration(3725.2) == "1:02:05"
@@ -183,8 +178,15 @@ def test_the_table_fits_eighty_columns_and_shows_every_figure():
     text = rendered(table(a_report()))
     lines = {line.split()[0]: line for line in plain(text).splitlines() if line.strip()}
     assert " ".join(lines["dense"].split()[1:]) == "98.31 – 1.0 M 100.0 10.0 k 100.0 41.0 kB 8.00 1.00"
-    assert " ".join(lines["amc"].split()[1:]) == "95.89 97.89 498.0 k 49.8 5.5 k 55.0 23.0 kB 5.00 1.60"
+    assert " ".join(lines["amc"].split()[1:]) == "95.89 97.89 498 k 49.8 5.5 k 55.0 23.0 kB 5.00 1.60"
     assert max(map(len, plain(text).splitlines())) <= 80
+
+
+def test_a_row_as_wide_as_they_come_stays_whole():
+    report, costs = a_report(), replace(HALF, macs=373_900, params=136_400)
+    wide = replace(report.rows[-1], name="searched", costs=costs, file_bytes=161_100, latency_ms=0.657)
+    (line,) = [x for x in plain(rendered(table(replace(report, rows=(report.dense, wide))))).splitlines() if "161" in x]
+    assert re.sub(" +", " ", line.strip()) == "searched 95.89 97.89 374 k 37.4 136 k 1364.0 161 kB 0.657 12.18"
 
 
 def test_the_best_pruned_row_is_bold():

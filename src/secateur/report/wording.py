@@ -16,11 +16,10 @@ def percent(fraction: float, digits: int = 1) -> str:
 
 
 def amount(number: float) -> str:
-    """125485706 -> `125.5 M`; whole below a thousand."""
+    """125485706 -> `125 M`, 3435973 -> `3.4 M`; whole below a thousand."""
     for size, unit in UNITS:
-        # 999,950 and more would round to "1000.0 k".
-        if number >= size * 0.99995:
-            return f"{number / size:.1f} {unit}"
+        if number >= size * 0.9995:  # from there on the smaller unit would round to "1000 k"
+            return f"{number / size:.{1 if number < size * 99.95 else 0}f} {unit}"
     return f"{number:.0f}"
 
 
