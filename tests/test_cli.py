@@ -192,6 +192,19 @@ def test_no_threads_are_refused(command, job, capsys):
     assert "give 1 or more" in capsys.readouterr().err
 
 
+def test_a_gpu_that_is_too_small_is_one_line_and_nothing_is_lost(job, capsys, monkeypatch):
+    def too_large(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total of 4.00 GiB.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("secateur.compress.finetune", too_large)
+        assert main(["finetune", str(job)]) == 2
+    assert "Tried to allocate 2.00 GiB): make batch in [finetune] smaller" in capsys.readouterr().err
+    journal = (job.parent / "run" / "searched" / "journal.jsonl").read_bytes()
+    assert main(["finetune", str(job)]) == 0
+    assert (job.parent / "run" / "searched" / "journal.jsonl").read_bytes() == journal
+
+
 def test_an_unwritable_folder_is_named(job, capsys):
     (job.parent / "run").write_text("a file in its place")
     assert main(["search", str(job)]) == 2

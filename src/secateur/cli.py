@@ -20,7 +20,7 @@ INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code is 0, 2 for a user's mistake, or 130 for Ctrl-C."""
+    """Run one command; the exit code is 0, 2 for what the user has to put right, or 130 for Ctrl-C."""
     parser = _parser()
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = parser.parse_args(given)
@@ -33,6 +33,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("secateur: interrupted; the same command goes on from here", file=sys.stderr)
         return INTERRUPTED
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's; to import torch takes seconds
+            raise
+        tried = ". ".join(str(error).split(". ")[:2])
+        print(
+            f"secateur: the GPU's memory does not hold this ({tried}): make batch in [finetune] smaller, or hide the "
+            "GPU (CUDA_VISIBLE_DEVICES=); what is done is kept",
+            file=sys.stderr,
+        )
+        return 2
     return 0
 
 
