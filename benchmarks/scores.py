@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import os
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ def main() -> None:
     runs = record.HERE / "runs" / ("scores_quick" if quick else "scores")
     runs.mkdir(parents=True, exist_ok=True)
     plans = len(RULES) + len(SPREADS) * each
-    with multiprocessing.get_context("spawn").Pool(2) as pool:
+    with multiprocessing.get_context("spawn").Pool(len(os.sched_getaffinity(0))) as pool:
         for done in pool.imap_unordered(answer_all, [(depth, images, number, runs) for number in range(plans)]):
             print(done, flush=True)
     answers = [torch.load(runs / f"{number}.pt", weights_only=True) for number in range(plans)]
