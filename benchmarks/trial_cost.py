@@ -1,9 +1,9 @@
 """Where a trial's time goes, and what it is beside one pass of the dense network: ResNet-56 and MobileNet-V1.
 
 In one run, on one thread, plans of half the MACs are evaluated without racing on the same images that the dense
-network answers in eager fp32; they take turns, and medians are compared. A trial is: cut, refit in sequence, fold
-norms, prepare the engine, answer all images. Then a search of 100 trials with racing: how many images it looks at.
-`--quick` (a minute) only shows that it still works.
+network answers in eager fp32; they take turns, and the figures are medians of each turn's ratios. A trial is: cut,
+refit in sequence, fold norms, prepare the engine, answer all images. Then a search of 100 trials with racing: how many
+images it looks at. `--quick` (a minute) only shows that it still works.
 """
 
 from __future__ import annotations
@@ -36,10 +36,15 @@ def main() -> None:
     """Measure both networks, print the table, write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a small form of about a minute; writes no result")
-    quick = parser.parse_args().quick
+    parser.add_argument("--network", choices=IMAGES, action="append", help="measure only this one (may be repeated)")
+    options = parser.parse_args()
+    quick, wanted = options.quick, options.network or [*IMAGES]
     torch.set_num_threads(1)
-    rows = [row for name in IMAGES for row in measure(name, 50 if quick else IMAGES[name], 1 if quick else ROUNDS)]
-    record.show("a trial, seconds on one thread", rows)
+    rows = [] if quick else [row for row in record.known("trial_cost") if row["network"] not in wanted]
+    for name in wanted:
+        rows += measure(name, 50 if quick else IMAGES[name], 1 if quick else ROUNDS)
+    shown = ("network", "engine", "images", "dense pass", "trial", "forward share", "trial / dense pass")
+    record.show("a trial, seconds on one thread", [{key: row[key] for key in shown} for row in rows])
     images = {"resnet56": racing("resnet56", 500 if quick else IMAGES["resnet56"], 4 if quick else 100)}
     for name, (raced, whole) in images.items():
         print(f"{name}: {raced:,} images with racing, {whole:,} without")
@@ -90,19 +95,19 @@ def measure(name: str, images: int, rounds: int) -> list[dict[str, Any]]:
         for kind, make in engines.items():
             spent[kind].append(trial(pruner, Evaluator(pruner.candidate, space, evaluate), make, plan))
         print(name, number, f"dense {passes[-1]:.2f} s", {k: f"{v[-1][0]:.2f}" for k, v in spent.items()}, flush=True)
-    whole = float(np.median(passes[1:] or passes))
+    whole = np.array(passes[1:] or passes)
     rows = []
     for kind, pairs in spent.items():
-        seconds, forward = (float(np.median(part)) for part in zip(*(pairs[1:] or pairs), strict=True))
+        seconds, forward = np.array(pairs[1:] or pairs).T
         rows.append(
             {
                 "network": name,
                 "engine": kind,
                 "images": images,
-                "dense pass": whole,
-                "trial": seconds,
-                "forward share": forward / seconds,
-                "trial / dense pass": seconds / whole,
+                "dense pass": float(np.median(whole)),
+                "trial": float(np.median(seconds)),
+                "forward share": float(np.median(forward / seconds)),
+                "trial / dense pass": float(np.median(seconds / whole)),
             }
         )
     return rows

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from networks import build
 
-from secateur.cost import costs
+from secateur.cost import CountedCosts
 from secateur.graph import trace
 from secateur.plan import Budget, Plan
 from secateur.run import RunFolder
@@ -59,7 +59,7 @@ class SearcherContract:
         here = space(name, metric, 0.6)
         for plan in play(self.strategy(1).start(here), 0, 20):
             assert set(plan) == {site.key for site in here.sites}
-            price = costs(here.graph, here.counts(plan))
+            price = CountedCosts(here.graph)(here.counts(plan))
             assert price[metric] <= here.limit, f"{price[metric]} {metric} of {here.limit} allowed: {plan}"
 
     def test_a_plan_says_the_counts_it_was_made_of(self) -> None:

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import secateur as sc
 from secateur import zoo
-from secateur.cost import Bytes, Macs, NetworkCost, Params, costs, model_for
+from secateur.cost import Bytes, CountedCosts, Macs, NetworkCost, Params, model_for
 from secateur.graph import ChannelGroup, ModelGraph, count_costs, trace
 from secateur.prune import Cutter
 
@@ -35,7 +35,7 @@ def assert_exact(model: nn.Module, example: object, graph: ModelGraph, plans: in
             key: np.sort(np.array(rng.sample(range(graph.group[key].width), count))) for key, count in counts.items()
         }
         built = count_costs(cutter.cut(kept), example)  # type: ignore[arg-type]
-        assert costs(graph, counts) == built, f"arithmetic and count differ for {counts}"
+        assert CountedCosts(graph)(counts) == built, f"arithmetic and count differ for {counts}"
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -61,7 +61,7 @@ def test_any_plan_of_random_networks(seed: int) -> None:
 @pytest.mark.parametrize("name", ["plain", "reshaped", "shared", "frames", "two_inputs", "attention"])
 def test_costs_are_for_one_example_whatever_the_batch(name: str, examples: int) -> None:
     model, example = build(name, examples)
-    assert costs(trace(model, example), {}) == costs(trace(*build(name, 3)), {})
+    assert CountedCosts(trace(model, example))({}) == CountedCosts(trace(*build(name, 3)))({})
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 import secateur as sc
 from secateur import zoo
-from secateur.cost import costs
+from secateur.cost import CountedCosts
 from secateur.graph import ModelGraph, count_costs
 from secateur.prune import (
     Calibration,
@@ -191,7 +191,7 @@ def test_slicing_a_candidate_and_surgery_agree_on_the_zoo(name: str) -> None:
     candidate = run(pruner.candidate(counts), (example,))
     afresh = sc.prune(model, example, plan_of(graph, counts), calibration=[data], settings=chosen)
     assert_same(run(afresh.eval(), (example,)), candidate)
-    assert count_costs(afresh, example) == costs(graph, counts)
+    assert count_costs(afresh, example) == CountedCosts(graph)(counts)
     if not chosen.refit:
         cut = Cutter(model, graph).cut(pruner.kept(counts))
         assert_same(run(cut, (example,)), candidate)
@@ -245,8 +245,8 @@ def test_every_network_is_pruned_for_good(name: str) -> None:
     assert type(small) is type(model)
     assert not small.training
     assert all(parameter.requires_grad and parameter.grad is None for parameter in small.parameters())
-    assert count_costs(small, example).params == costs(graph, counts).params < graph.dense.params
-    assert sum(parameter.numel() for parameter in small.parameters()) == costs(graph, counts).params
+    assert count_costs(small, example).params == CountedCosts(graph)(counts).params < graph.dense.params
+    assert sum(parameter.numel() for parameter in small.parameters()) == CountedCosts(graph)(counts).params
     dense, pruned = run(model, data.inputs), run(small, data.inputs)
     centred = dense - dense.mean(0)
     share = float((pruned - dense).square().sum() / centred.square().sum())

@@ -13,7 +13,7 @@ from searcher_contract import SearcherContract, play, space
 from torch import nn
 
 import secateur as sc
-from secateur.cost import costs
+from secateur.cost import CountedCosts
 from secateur.graph import ModelGraph, count_costs
 from secateur.prune import Cutter
 from secateur.search import (
@@ -166,7 +166,7 @@ def assert_affordable(model: nn.Module, here: SearchSpace, plan: sc.Plan) -> Non
         assert site.least <= counts[site.key] <= site.width
     kept = {key: np.arange(count) for key, count in counts.items()}
     built = count_costs(Cutter(model, here.graph).cut(kept), image())
-    assert built == costs(here.graph, counts)
+    assert built == CountedCosts(here.graph)(counts)
     assert built[here.budget.metric] <= here.limit, f"{plan} costs {built} of {here.limit} {here.budget.metric}"
     again = sc.Plan.from_json(json.loads(json.dumps(plan.to_json())))
     assert again == plan

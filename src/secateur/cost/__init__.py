@@ -3,7 +3,7 @@
 from secateur.cost.analytic import Bytes, CostModel, Macs, Params, kept_weights, model_for
 from secateur.cost.device import DeviceProfile, Rates
 from secateur.cost.energy import EnergyEstimate
-from secateur.cost.network import NetworkCost, costs
+from secateur.cost.network import CountedCosts, NetworkCost
 from secateur.cost.reading import DEVICES, ENERGIES, energy_model, latency_model
 from secateur.cost.table import LayerTable
 
@@ -12,6 +12,7 @@ __all__ = [
     "ENERGIES",
     "Bytes",
     "CostModel",
+    "CountedCosts",
     "DeviceProfile",
     "EnergyEstimate",
     "LayerTable",
@@ -19,7 +20,6 @@ __all__ = [
     "NetworkCost",
     "Params",
     "Rates",
-    "costs",
     "energy_model",
     "kept_weights",
     "latency_model",

@@ -22,6 +22,7 @@ class NetworkCost:
         self._curves: dict[tuple[object, ...], Curve] = {}
         self._settled: dict[str, Curve] = {}
         self._touched: dict[str, list[tuple[Layer, list[tuple[str, int]]]]] = {}
+        self._whole: dict[str, float] = {}
         self._units: dict[str, Curve] = {}
         for key in (*graph.group, *graph.sparse):
             layers = [layer for layer in graph.layers if key in layer.keys]
@@ -38,11 +39,17 @@ class NetworkCost:
     def __call__(self, counts: Counts) -> float:
         """Cost with `counts[key]` units left of each group, or levels of each sparsity; those left out stay whole."""
         cost = self.dense
-        so_far: dict[str, int] = {}
         for key, count in counts.items():
-            cost += self.step(so_far, key, count)
-            so_far[key] = count
-        return cost
+            cost += self._units[key][count] - self._units[key][-1]
+        for layer in {layer.name: layer for key in counts for layer, _ in self._touched[key]}.values():
+            if layer.name not in self._whole:
+                self._whole[layer.name] = self._price(layer, {})
+            cost += self._price(layer, counts) - self._whole[layer.name]
+        return float(cost)
+
+    def _price(self, layer: Layer, counts: Counts) -> float:
+        sizes = layer.inputs.size(counts), layer.outputs.size(counts)
+        return float(self.model.layer_cost(layer, *sizes, layer.densities(counts)))
 
     def step(self, counts: Counts, key: str, count: int) -> float:
         """How much the cost changes when `key` goes from `counts[key]` to `count`."""
@@ -76,11 +83,18 @@ class NetworkCost:
         return np.broadcast_to(price, self.graph.width(key) + 1)
 
 
-def costs(graph: ModelGraph, counts: Counts) -> Costs:
+class CountedCosts:
     """Every metric that follows from shapes, as `graph.count_costs` counts it on the built network: exactly, or at most
     so much where blocks do not divide a layer."""
-    macs, params, size = (round(NetworkCost(graph, model)(counts)) for model in (Macs(), Params(), Bytes()))
-    return Costs(macs, params, size, block_sparsity=block_sparsity(graph, counts))
+
+    def __init__(self, graph: ModelGraph) -> None:
+        self._graph = graph
+        self._counted = [NetworkCost(graph, model) for model in (Macs(), Params(), Bytes())]
+
+    def __call__(self, counts: Counts) -> Costs:
+        """With these units left, or levels; those left out stay whole."""
+        macs, params, size = (round(cost(counts)) for cost in self._counted)
+        return Costs(macs, params, size, block_sparsity=block_sparsity(self._graph, counts))
 
 
 def block_sparsity(graph: ModelGraph, counts: Counts) -> float:

@@ -85,49 +85,68 @@ def sample_positions(layer: Layer, examples: int, rows: int = 32, fewest: int = 
     return torch.randint(total, (examples, each), generator=generator)
 
 
-def input_rows(module: nn.Module, x: Tensor, positions: Tensor) -> Tensor:
+def input_rows(module: nn.Module, x: Tensor, positions: Tensor, taps: Taps | None = None) -> Tensor:
     """What the weights of a layer see at output `positions` [N, P]: [N * P, groups, features per group].
 
-    Features are ordered as in `weight.flatten(1)`.
+    Features are ordered as in `weight.flatten(1)`. A convolution's `taps` for these positions may be given.
     """
     examples, each = positions.shape
-    positions = positions.to(x.device)
     x = picked_inputs(module, x)
     if isinstance(module, nn.Linear):
         tokens = x.reshape(examples, -1, x.shape[-1])
-        return tokens[torch.arange(examples, device=x.device)[:, None], positions].reshape(-1, 1, x.shape[-1])
+        index = torch.arange(examples, device=x.device)[:, None]
+        return tokens[index, positions.to(x.device)].reshape(-1, 1, x.shape[-1])
     assert isinstance(module, (nn.Conv1d, nn.Conv2d))
     if module.padding_mode != "zeros":
         x = F.pad(x, module._reversed_padding_repeated_twice, mode=module.padding_mode)
-    flat = isinstance(module, nn.Conv1d)
-    x = x[:, :, None] if flat else x
-    row, column, inside = _reach(module, positions, x.shape[2:], flat)
-    example = torch.arange(examples, device=x.device)[:, None, None]
-    pixels = x.permute(0, 2, 3, 1)[example, row, column]  # [N, P, taps, channels]: nothing else is copied
-    if inside is not None:
-        pixels = pixels * inside[..., None]
-    return pixels.flatten(0, 1).transpose(1, 2).reshape(examples * each, module.groups, -1)
+    x = x[:, :, None] if x.dim() == 3 else x
+    taps = taps or taps_at(module, positions.to(x.device), x.shape)
+    pixels = taps.of(x).view(examples * each, -1, x.shape[1])
+    return pixels.transpose(1, 2).reshape(examples * each, module.groups, -1)
 
 
-def _reach(
-    module: nn.Conv1d | nn.Conv2d, positions: Tensor, shape: torch.Size, flat: bool
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Row and column of every input pixel [N, P, taps] that an output reads, and which lie inside, if not all do."""
-    one = (1,) if flat else ()
+@dataclass(frozen=True)
+class Taps:
+    """What outputs of a convolution read of its input: pixels, one after the other."""
+
+    pixel: Tensor
+    """Which of the examples * height * width, [rows * taps]."""
+    inside: Tensor | None
+    """1, or 0 where padding is read, [rows * taps, 1]; None where none is."""
+
+    def of(self, x: Tensor) -> Tensor:
+        """These pixels of x [N, channels, height, width], [rows * taps, channels]; nothing else is copied."""
+        pixels = x.permute(0, 2, 3, 1)
+        if pixels.is_contiguous():
+            found = pixels.flatten(0, 2).index_select(0, self.pixel)
+        else:
+            found = pixels[torch.unravel_index(self.pixel, pixels.shape[:3])]
+        return found if self.inside is None else found.mul_(self.inside)
+
+
+def taps_at(module: nn.Conv1d | nn.Conv2d, positions: Tensor, shape: Sequence[int]) -> Taps:
+    """What the outputs at `positions` [N, P] read of inputs of a shape [N, channels, height, width].
+
+    Height is 1 for Conv1d. Inputs are padded already where the padding is not zeros.
+    """
+    one = (1,) if isinstance(module, nn.Conv1d) else ()
     kernel, stride, dilation = ((*one, *each) for each in (module.kernel_size, module.stride, module.dilation))
     padding = [0, 0, 0, 0]
     if module.padding_mode == "zeros":
-        padding = [*module._reversed_padding_repeated_twice, *([0, 0] if flat else [])]
-    height, width = shape
+        padding = [*module._reversed_padding_repeated_twice, *([0, 0] if one else [])]
+    height, width = shape[2:]
     columns = (width + padding[0] + padding[1] - dilation[1] * (kernel[1] - 1) - 1) // stride[1] + 1
-    down = torch.arange(kernel[0]).repeat_interleave(kernel[1]) * dilation[0] - padding[2]
-    right = torch.arange(kernel[1]).repeat(kernel[0]) * dilation[1] - padding[0]
-    row = (positions // columns * stride[0])[..., None] + down.to(positions.device)
-    column = (positions % columns * stride[1])[..., None] + right.to(positions.device)
+    where = positions.device
+    down = torch.arange(kernel[0], device=where).repeat_interleave(kernel[1]) * dilation[0] - padding[2]
+    right = torch.arange(kernel[1], device=where).repeat(kernel[0]) * dilation[1] - padding[0]
+    row = (positions // columns * stride[0])[..., None] + down
+    column = (positions % columns * stride[1])[..., None] + right
+    first = torch.arange(len(positions), device=where)[:, None, None] * (height * width)
     if not any(padding):
-        return row, column, None
+        return Taps((first + row * width + column).flatten(), None)
     inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-    return row.clamp(0, height - 1), column.clamp(0, width - 1), inside
+    pixel = first + row.clamp(0, height - 1) * width + column.clamp(0, width - 1)
+    return Taps(pixel.flatten(), inside.float().view(-1, 1))
 
 
 def output_rows(y: Tensor, positions: Tensor, convolution: bool) -> Tensor:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.graph import Layer, ModelGraph, OperationLog
-from secateur.prune.calibration import Calibration, input_rows, output_rows, sample_positions
+from secateur.prune.calibration import Calibration, Taps, input_rows, output_rows, sample_positions, taps_at
 from secateur.prune.cut import Kept, places
 from secateur.prune.moments import LARGEST
 from secateur.prune.offset import has_offset, offset_behind, shift
@@ -27,6 +27,8 @@ from secateur.sparse import mask_of
 
 MOST_ACTIVATIONS = 2**29
 """Elements of one layer's input and output, over all examples (2 GB)."""
+MOST_TAPS = 2**20
+"""Numbers of input pixels that are remembered for one layer (8 MB)."""
 NARROW, PIECES = 32, 4
 """Columns below which a product is not worth cutting up, and pieces at most."""
 
@@ -67,6 +69,7 @@ class SequentialRefit:
             )
             for layer in self.layers
         }
+        self._taps: dict[str, Taps] = {}
         self._joined = {layer.shortcut for layer in self.layers if layer.shortcut is not None}
         self._targets: dict[str, Tensor] = {}
         self._shortcuts: dict[str, Tensor] = {}
@@ -105,6 +108,16 @@ class SequentialRefit:
         positions = self._positions[layer.name][start : start + len(y)]
         return output_rows(y.float(), positions, layer.kind != "linear")
 
+    def _read(self, layer: Layer, module: nn.Module, x: Tensor) -> Taps | None:
+        """What a layer reads at its positions, the same whatever is pruned: remembered, if it is not much."""
+        positions = self._positions[layer.name].to(x.device)
+        few = positions.numel() * math.prod(layer.kernel) <= MOST_TAPS
+        if not few or not isinstance(module, nn.Conv2d) or module.padding_mode != "zeros":
+            return None
+        if layer.name not in self._taps:
+            self._taps[layer.name] = taps_at(module, positions, x.shape)
+        return self._taps[layer.name]
+
     def apply(self, pruned: nn.Module, kept: Kept) -> None:
         """Refit every layer of `pruned`, the dense network cut to `kept`, in place. It is in eval mode."""
         outward = {name: torch.from_numpy(at) for (name, side), at in places(self.graph, kept).items() if side == "out"}
@@ -121,7 +134,8 @@ class SequentialRefit:
                 if shortcut is not None:  # it is there only where it ran before this branch
                     drift = self._shortcuts[layer.name][:, left] - self._rows(layer, shortcut)
                     target = target + _before_norm(pruned, layer, drift)
-                rows = input_rows(module, args[0].float(), self._positions[layer.name])
+                x = args[0].float()
+                rows = input_rows(module, x, self._positions[layer.name], self._read(layer, module, x))
                 _fit(pruned, layer, rows, target, self.effort, len(self.calibration))
 
         handles = [pruned.get_submodule(x.name).register_forward_pre_hook(partial(fit, x)) for x in self.layers]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from secateur.cost import CostModel, LayerTable, NetworkCost, costs, model_for
+from secateur.cost import CostModel, CountedCosts, LayerTable, NetworkCost, model_for
 from secateur.errors import BudgetError, TraceError
 from secateur.graph import ChannelGroup, ModelGraph, Sparsity, entries_of, may_be_sparse, with_entries, with_sparsity
 from secateur.plan import Budget, Costs, Plan, Site
@@ -127,6 +127,7 @@ class SearchSpace:
         self.losses: Mapping[str, Curve] = {}
         self.weighed = False
         self.budget = budget
+        self._counted = CountedCosts(graph)
         self.prices = {model.metric: NetworkCost(graph, model) for model in prices}
         self.dense = graph.dense.also({metric: cost.dense for metric, cost in self.prices.items()})
         groups = [group for group in graph.groups if not self.settings.left_alone(group)]
@@ -171,7 +172,7 @@ class SearchSpace:
 
     def costs(self, counts: Mapping[str, int]) -> Costs:
         """What the network costs with these units left, in every metric that is known."""
-        return costs(self.graph, counts).also({metric: cost(counts) for metric, cost in self.prices.items()})
+        return self._counted(counts).also({metric: cost(counts) for metric, cost in self.prices.items()})
 
     def loss(self, site: Site) -> Curve:
         """What keeping 0, 1, ..., all units of a site is expected to lose, [width + 1], 0 at the end.
