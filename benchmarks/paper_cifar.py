@@ -44,9 +44,9 @@ SPENT = ("search_seconds", "search_images")
 LARGEST_FILTERS = sc.PruneSettings("magnitude", refit=False, sequential=False, recalibrate=False)
 TRAINING = sc.FineTune(epochs=40, lr=0.1, warmup_epochs=2, distil=0, weight_decay=5e-4)
 LESSONS = sc.FineTune(epochs=30, lr=0.05, warmup_epochs=1, distil=0.7, temperature=4, weight_decay=5e-4)
-"""Of Plain-20: from random weights, which leads to 89.1, and then with ResNet-20 as teacher; two hours of a core."""
+"""Of Plain-20: from random weights, then with ResNet-20 as teacher; two hours of a core in all."""
 LONGER = {"plain20": 2}
-"""So many times the epochs of fine-tuning: without shortcuts a network recovers later."""
+"""So many times the epochs of fine-tuning: half an hour of a core more is affordable here."""
 LONG_TRAINING = sc.FineTune(epochs=120, lr=0.1, warmup_epochs=2, distil=0.5, temperature=4, weight_decay=5e-4)
 
 

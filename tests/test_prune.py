@@ -280,6 +280,9 @@ def test_input_rows_times_weights_are_output_rows(layer: nn.Module, shape: tuple
     total = y[0].numel() // (y.shape[1] if convolution else y.shape[-1])
     positions = torch.randint(total, (len(x), 20))
     rows = input_rows(layer, x, positions)
+    if x.dim() == 4 and convolution:
+        last = x.contiguous(memory_format=torch.channels_last)
+        assert torch.equal(input_rows(layer, last, positions), rows)
     weight = layer.weight.detach().flatten(1).unflatten(0, (rows.shape[1], -1))  # type: ignore[operator, union-attr]
     found = torch.einsum("ngd,god->ngo", rows, weight).flatten(1) + layer.bias.detach()  # type: ignore[operator]
     torch.testing.assert_close(found, output_rows(y, positions, convolution), rtol=1e-4, atol=1e-5)

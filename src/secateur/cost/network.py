@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -43,13 +46,14 @@ class NetworkCost:
             cost += self._units[key][count] - self._units[key][-1]
         for layer in {layer.name: layer for key in counts for layer, _ in self._touched[key]}.values():
             if layer.name not in self._whole:
-                self._whole[layer.name] = self._price(layer, {})
-            cost += self._price(layer, counts) - self._whole[layer.name]
+                self._whole[layer.name] = float(self._price(layer, {}))
+            cost += float(self._price(layer, counts)) - self._whole[layer.name]
         return float(cost)
 
-    def _price(self, layer: Layer, counts: Counts) -> float:
+    def _price(self, layer: Layer, counts: Mapping[str, Any]) -> Any:
+        """Of one layer: a number, or an array where the counts are arrays."""
         sizes = layer.inputs.size(counts), layer.outputs.size(counts)
-        return float(self.model.layer_cost(layer, *sizes, layer.densities(counts)))
+        return self.model.layer_cost(layer, *sizes, layer.densities(counts))
 
     def step(self, counts: Counts, key: str, count: int) -> float:
         """How much the cost changes when `key` goes from `counts[key]` to `count`."""
@@ -77,10 +81,7 @@ class NetworkCost:
 
     def _layer_curve(self, layer: Layer, counts: Counts, key: str) -> Curve:
         moved = {**counts, key: np.arange(self.graph.width(key) + 1)}
-        price = self.model.layer_cost(
-            layer, layer.inputs.size(moved), layer.outputs.size(moved), layer.densities(moved)
-        )
-        return np.broadcast_to(price, self.graph.width(key) + 1)
+        return np.broadcast_to(self._price(layer, moved), self.graph.width(key) + 1)
 
 
 class CountedCosts:
