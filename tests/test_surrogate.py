@@ -101,6 +101,17 @@ def test_the_surrogate_learns_what_no_sum_can_say() -> None:
     assert surrogate.predict(told)[1].diagonal().mean() < covariance.diagonal().mean()
 
 
+def test_a_site_that_never_varied_matters_as_much_as_the_others() -> None:
+    """Kept whole in all plans told, it has taught nothing: that is no reason to think that cutting it is free."""
+    here = informed("residual")
+    surrogate, told = Surrogate(here), random_counts(here, 12)
+    told[:, 0] = here.sites[0].width
+    surrogate.fit(told, -surrogate.losses(told).sum(1))
+    assert 0.3 < surrogate.mean[0] / surrogate.mean[1:].mean() < 3
+    drawn = np.array([surrogate.sample(np.random.default_rng(seed))[0] for seed in range(20)])
+    assert drawn.std() > 0.1 * drawn.mean()
+
+
 def test_equal_rewards_teach_nothing() -> None:
     here = informed("plain")
     surrogate = Surrogate(here)

@@ -86,8 +86,8 @@ class _BayesianSearcher(Believer):
         starts = self._parents(limit)
         for _ in range(CLIMBS):
             found = best + [mutant(self.space, plan, limit, rng) for plan in starts for _ in range(20)]
-            mean, _ = surrogate.predict(as_rows(found))
-            best = starts = [found[number] for number in np.argsort(-mean)[: self.settings.parents]]
+            order = np.argsort(-surrogate.expect(as_rows(found)))
+            best = starts = [found[number] for number in order[: self.settings.parents]]
         return self.space.plan(best[0])
 
 

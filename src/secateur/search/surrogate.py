@@ -16,6 +16,7 @@ from statistics import NormalDist
 import numpy as np
 import numpy.typing as npt
 from scipy.linalg import solve_triangular
+from scipy.spatial.distance import cdist
 
 from secateur.search.space import SearchSpace
 
@@ -65,7 +66,7 @@ class Surrogate:
         self._centre, spread = losses.mean(0), losses.std(0)
         if len(rewards) < FEWEST or not spread.any():
             return
-        self._spread = np.where(spread > 0, spread, np.inf)
+        self._spread = np.where(spread > 0, spread, spread[spread > 0].mean())  # of a site that never varied: as others
         self._counts, target = counts, _normal_scores(rewards)
         linear, apart = self._linear(counts, counts), self._apart(counts, counts)
         best = -np.inf
@@ -80,10 +81,16 @@ class Surrogate:
         slopes = self._between() @ self._standard(counts).T @ self._answer
         self.mean = -self.prior * slopes / self._spread
 
+    def expect(self, counts: npt.NDArray[np.int64]) -> Array:
+        """What plans are worth, most likely, [plans]."""
+        if self._root is None:
+            return np.asarray(-(self.losses(counts) @ self.prior))
+        return np.asarray(self._kernel(counts, self._counts) @ self._answer)
+
     def predict(self, counts: npt.NDArray[np.int64]) -> tuple[Array, Array]:
         """Mean [plans] and covariance [plans, plans] of what plans are worth."""
         if self._root is None:
-            return -(self.losses(counts) @ self.prior), np.zeros((len(counts), len(counts)))
+            return self.expect(counts), np.zeros((len(counts), len(counts)))
         across = self._kernel(counts, self._counts)
         half = solve_triangular(self._root, across.T, lower=True)
         return across @ self._answer, self._kernel(counts, counts) - half.T @ half
@@ -119,8 +126,7 @@ class Surrogate:
 
     def _apart(self, these: npt.NDArray[np.int64], those: npt.NDArray[np.int64]) -> Array:
         """Mean squared difference of the fractions kept."""
-        one, other = these / self.widths, those / self.widths
-        return np.asarray(((one[:, None] - other[None]) ** 2).mean(2))
+        return np.asarray(cdist(these / self.widths, those / self.widths, "sqeuclidean") / len(self.widths))
 
     def _kernel(self, these: npt.NDArray[np.int64], those: npt.NDArray[np.int64]) -> Array:
         smooth = self._smooth * np.exp(-self._apart(these, those) / (2 * self._reach**2))

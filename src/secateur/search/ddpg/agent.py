@@ -52,7 +52,8 @@ class DDPG:
     memory: int = 1000
     """Imagined walks remembered."""
     prior: str | None = None
-    """A searcher.safetensors that an agent left on another network: begin with its policy and what it learnt."""
+    """A searcher.safetensors that an agent left on another network: begin with its policy and what it learnt, without
+    warm-up."""
 
     @classmethod
     def paper(cls, seed: int = 0, warmup: int = 100) -> DDPG:
@@ -74,6 +75,7 @@ class Agent:
     def __init__(self, space: SearchSpace, settings: DDPG) -> None:
         self.space = space
         self.settings = settings
+        self.warmup = 0 if settings.prior else settings.warmup
         self.rng = np.random.default_rng(settings.seed)
         features, sites = len(FEATURES) + space.budget.is_range + bool(settings.advice), len(space.sites)
         self.learner = Learner(features, settings, bool(settings.advice))
@@ -105,13 +107,13 @@ class Agent:
     @property
     def sigma(self) -> float:
         """Spread of the noise on the next episode's actions."""
-        return self.settings.sigma * self.settings.sigma_decay ** max(0, self.asked - self.settings.warmup)
+        return self.settings.sigma * self.settings.sigma_decay ** max(0, self.asked - self.warmup)
 
     def ask(self) -> Plan:
         """Walk the sites once; each action is limited to what the budget still allows."""
         number, limit = self.asked, self.space.limit_of(self.asked)
         self.asked += 1
-        if number < self.settings.warmup:
+        if number < self.warmup:
             rule = rule_plan(self.space, number, limit)
             return rule or self.space.fit(random_keeps(self.space, self.rng), limit)
         walks = self._walk([limit] * max(self.settings.rehearsal, 1), self.rng, self.sigma)
@@ -126,8 +128,8 @@ class Agent:
         if self.settings.rehearsal:
             rng = np.random.default_rng([self.settings.seed, self.asked])
             walks += self._walk([limit] * 2 * self.settings.rehearsal, rng, 0.1)
-        mean, _ = self.belief.surrogate.predict(as_rows([self.space.counts(walk) for walk in walks]))
-        return walks[int(np.argmax(mean))]
+        worth = self.belief.surrogate.expect(as_rows([self.space.counts(walk) for walk in walks]))
+        return walks[int(np.argmax(worth))]
 
     def _walk(self, limits: list[float], rng: np.random.Generator | None, sigma: float) -> list[Plan]:
         """Walks side by side, each to a limit of its own, and each fitted to it; without `rng` by what is likeliest."""
@@ -187,7 +189,7 @@ class Agent:
             self.belief.learn(plan, reward)
             self._rehearse(record)
             self._update(self.imagined)
-        elif self.asked > self.settings.warmup:
+        elif self.asked > self.warmup:
             self._update(self.replay)
 
     def _rehearse(self, record: EpisodeRecord) -> None:
@@ -197,8 +199,7 @@ class Agent:
         for imagined in self._records(self._walk(limits, self.rng, self.sigma)):
             self.imagined.add(imagined)
         counts = self.imagined.counts[: len(self.imagined)]
-        mean, _ = self.belief.surrogate.predict(counts)
-        self.imagined.rewards[: len(counts)] = mean[:, None]
+        self.imagined.rewards[: len(counts)] = self.belief.surrogate.expect(counts)[:, None]
 
     def _update(self, replay: Replay) -> None:
         for _ in range(self.settings.updates * len(self.space.sites)):
