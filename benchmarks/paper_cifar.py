@@ -31,7 +31,7 @@ import secateur as sc
 from secateur import zoo
 from secateur.data import TrainBatches, split
 from secateur.graph import count_costs
-from secateur.run import Journal
+from secateur.run import Journal, write_atomically
 from secateur.run.score import doublings
 
 BUDGET = sc.Budget(macs=0.5)
@@ -97,7 +97,7 @@ def main() -> None:
                 bench.row(row, seed, not options.before)
     places = sorted(setting.runs.glob("*/row.json"))
     found = [spent(place.parent / "search", setting.reward) | json.loads(place.read_text()) for place in places]
-    shown = ("network", "row", "seed", "MACs, %", "before", "last", "best", "epochs", "dense", "minutes")
+    shown = ("network", "row", "seed", "MACs, %", "score", "before", "last", "best", "epochs", "dense", "minutes")
     record.show(f"CIFAR-10, {BUDGET}, test top-1", [{key: row.get(key, "") for key in shown} for row in found])
     if not options.quick:
         place = record.write("paper_cifar", figures(found), found)
@@ -128,7 +128,7 @@ def figures(rows: list[dict[str, Any]]) -> dict[str, float]:
     found = {}
     for network, row in dict.fromkeys((each["network"], each["row"]) for each in rows):
         mine = [each for each in rows if (each["network"], each["row"]) == (network, row)]
-        for when in ("before", "last", "best", "epochs", "minutes", *SPENT):
+        for when in ("score", "before", "last", "best", "epochs", "minutes", *SPENT):
             if known := [each[when] for each in mine if when in each]:
                 alike = when == "epochs" and row != LONG
                 found[f"{network}_epochs" if alike else f"{network}_{row}_{when}"] = float(np.mean(known))
@@ -197,10 +197,11 @@ class Bench:
         place = home / "row.json"
         if not place.exists():
             planned = self.replanned(seed) if name == LONG else self.planned(name, seed, home)
-            place.write_text(json.dumps(planned))
+            write_atomically(place, json.dumps(planned).encode())
         found = json.loads(place.read_text())
         if tune and "last" not in found:
-            place.write_text(json.dumps(found | self.tuned(name, seed, home, sc.Plan.from_json(found["plan"]))))
+            tuned = self.tuned(name, seed, home, sc.Plan.from_json(found["plan"]))
+            write_atomically(place, json.dumps(found | tuned).encode())
 
     def planned(self, name: str, seed: int, home: Path) -> dict[str, Any]:
         """What is known of a row before fine-tuning."""
