@@ -13,6 +13,7 @@ from secateur.compress import SEARCHED, Run
 from secateur.cost import kept_weights
 from secateur.finish import save
 from secateur.graph import count_costs
+from secateur.plan import Plan
 from secateur.report import Report, Row, write
 from secateur.run import accuracy, score_of
 from secateur.runtimes import latencies_ms
@@ -46,7 +47,8 @@ def report(run: Run) -> Report:
         layers=_layers(run),
         blocks=_blocks(run),
         left_alone=_left_alone(run),
-        front=_front(run),
+        front=tuple((cost, score) for cost, score, _ in _front(run)),
+        front_plans=tuple(plan for _, _, plan in _front(run)),
         sources={metric: price.model.told_by for metric, price in run.space.prices.items()},
         measured=run.measured,
         terms=_terms(run),
@@ -62,7 +64,7 @@ def _row(run: Run, name: str, before: nn.Module, after: nn.Module | None, latenc
     file = run.folder / "dense.safetensors" if dense else run.place("pruned.safetensors", name)
     return Row(
         name=name,
-        plan={} if dense else _kept(run, name),
+        plan={} if dense else _kept(run, run.plan(name)),
         score=score_of(accuracy(*run.materials.reward), before),
         before=run.test(before),
         after=None if after is None else run.test(after),
@@ -72,10 +74,10 @@ def _row(run: Run, name: str, before: nn.Module, after: nn.Module | None, latenc
     )
 
 
-def _kept(run: Run, name: str) -> dict[str, float]:
+def _kept(run: Run, plan: Plan) -> dict[str, float]:
     """What a plan keeps at each site, of the dense network."""
     whole = {site.key: site.width for site in run.whole.sites}
-    counts = run.space.counts(run.plan(name))
+    counts = run.space.counts(plan)
     return {site.key: counts[site.key] / whole.get(site.key, site.width) for site in run.space.sites}
 
 
@@ -109,12 +111,13 @@ def _left_alone(run: Run) -> tuple[tuple[str, str], ...]:
     return tuple((key, reason) for key, reason in alone if reason)
 
 
-def _front(run: Run) -> tuple[tuple[float, float], ...]:
+def _front(run: Run) -> list[tuple[float, float, dict[str, float]]]:
+    """Cost, score and what is kept, of each plan of the front of a range of budgets."""
     if not run.job.budget.is_range:
-        return ()
+        return []
     metric, dense = run.job.budget.metric, run.space.dense
-    outcomes = [trial.outcome for trial in run.study().front if trial.outcome]
-    return tuple((outcome.costs[metric] / dense[metric], outcome.score) for outcome in outcomes)
+    found = [(trial.plan, trial.outcome) for trial in run.study().front if trial.outcome]
+    return [(outcome.costs[metric] / dense[metric], outcome.score, _kept(run, plan)) for plan, outcome in found]
 
 
 def _terms(run: Run) -> tuple[dict[str, float], ...]:

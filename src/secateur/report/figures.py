@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
@@ -15,6 +16,9 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 from secateur.report.canvas import DASHES, DENSE, FRAME, OTHERS, STRONG, legend, name_layers, render
 from secateur.report.report import Report
 from secateur.report.wording import amount
+
+MOST_PLANS = 12
+"""Of a front, that are drawn."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ def drawings(report: Report) -> tuple[Drawing, ...]:
         Drawing("rewards", REWARDS_CAPTION, reward_by_trial(report)) if any(report.rewards.values()) else None,
         Drawing("terms", TERMS_CAPTION, terms_by_trial(report)) if report.terms else None,
         Drawing("front", FRONT_CAPTION, score_by_budget(report)) if report.front else None,
+        Drawing("plans", PLANS_CAPTION, kept_along_front(report)) if report.front_plans and report.sites else None,
         Drawing("macs", MACS_CAPTION, macs_per_layer(report)) if report.layers else None,
         Drawing("blocks", BLOCKS_CAPTION, blocks_per_layer(report)) if report.blocks else None,
         Drawing("tuning", TUNING_CAPTION, accuracy_by_epoch(report)) if _scored(report) else None,
@@ -50,6 +55,10 @@ BLOCKS_CAPTION = "Where blocks are gone: the share of each layer's weights that 
 FRONT_CAPTION = (
     "What each budget buys: the score of every plan that no cheaper one beats, before fine-tuning. "
     "`secateur prune RUN --at BUDGET` cuts any point between its ends."
+)
+PLANS_CAPTION = (
+    "The plan for each budget: how much of each layer stays, the darker the more, by what the whole network costs. "
+    "`front_plans` in report.json has the numbers."
 )
 TUNING_CAPTION = "How accuracy came back: the score after each epoch of fine-tuning."
 
@@ -146,6 +155,25 @@ def score_by_budget(report: Report) -> str:
         axes.set_ylabel("score")
 
     return render("front", draw)
+
+
+def kept_along_front(report: Report) -> str:
+    """Fraction kept at each site by plans of the front, a row for each, the cheapest at the bottom."""
+    number = len(report.front_plans)
+    chosen = np.unique(np.linspace(0, number - 1, min(number, MOST_PLANS)).round().astype(int))
+    kept = np.array([[report.front_plans[row].get(key, 1.0) for key in report.sites] for row in chosen])
+
+    def draw(axes: Axes) -> None:
+        edges = (np.arange(size + 1) - 0.5 for size in kept.T.shape)
+        shades = LinearSegmentedColormap.from_list("kept", ["#f6f8fa", STRONG])
+        mesh = axes.pcolormesh(*edges, kept, cmap=shades, vmin=0, vmax=1)
+        axes.figure.colorbar(mesh, ax=axes, format=PercentFormatter(1.0, decimals=0, symbol=" %"), label="kept")
+        axes.set_yticks(range(len(chosen)), [f"{report.front[row][0]:.0%}" for row in chosen])
+        axes.set_ylabel("cost")
+        axes.grid(visible=False)
+        name_layers(axes, report.sites)
+
+    return render("plans", draw)
 
 
 def macs_per_layer(report: Report) -> str:

@@ -67,6 +67,8 @@ class Report:
     front: tuple[tuple[float, float], ...] = ()
     """Where a range of budgets was searched: (fraction of the dense cost, score) of each plan that no cheaper one
     beats, the cheapest first."""
+    front_plans: tuple[dict[str, float], ...] = ()
+    """What each plan of the front keeps, by site key, as a row's `plan`."""
     blocks: dict[str, float] = field(default_factory=dict)
     """Layer -> the share of the delivered one's weights that lies in whole blocks of zeros, where that is any."""
     sources: dict[str, str] = field(default_factory=dict)
