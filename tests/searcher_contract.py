@@ -16,6 +16,7 @@ from secateur.cost import CountedCosts
 from secateur.graph import trace
 from secateur.plan import Budget, Plan
 from secateur.run import RunFolder
+from secateur.run.folder import Snapshot
 from secateur.search import Searcher, SearchSpace, SpaceSettings, State, Strategy
 
 
@@ -107,14 +108,14 @@ class SearcherContract:
         play(old, 0, played, parallel)
         under_way = [old.ask() for _ in range(parallel)]
         folder = RunFolder(tmp_path / "run", {"a": 1})
-        folder.save_searcher(old.state(), played, under_way)
+        folder.save_searcher(Snapshot(old.state(), played, tuple(under_way)))
         expected = going_on(old, played, under_way, 12, parallel)
 
-        saved, told, asked = folder.load_searcher()
-        assert (told, asked) == (played, under_way)
+        saved = folder.load_searcher()
+        assert (saved.told, saved.asked) == (played, tuple(under_way))
         restored = self.strategy(8).start(space())
-        restored.restore(saved)
-        assert going_on(restored, played, asked, 12, parallel) == expected
+        restored.restore(saved.state)
+        assert going_on(restored, played, list(saved.asked), 12, parallel) == expected
 
     def test_a_state_does_not_change_while_the_searcher_goes_on(self) -> None:
         searcher = self.strategy(9).start(space())

@@ -115,6 +115,30 @@ def test_over_a_range_of_budgets_a_plan_races_against_the_front_at_its_own_cost(
     assert better, "what a cheaper plan scores would have stopped none of these"
 
 
+def test_images_that_lie_sorted_by_class_are_looked_at_shuffled() -> None:
+    """Or the first look of a race would see one class only."""
+    labels = torch.arange(4).repeat_interleave(200)
+
+    class Favours(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return nn.functional.one_hot(torch.zeros(len(images), dtype=torch.long), 4).float()
+
+    first, *_, last = sc.accuracy(torch.rand(800, 3, 2, 2), labels).stages(Favours())
+    assert len(first) < len(last) == 800
+    assert last.mean() == 0.25
+    assert 0.1 < first.mean() < 0.4
+    images = labels[:, None, None, None].float().expand(-1, 1, 2, 2)
+    assert sc.accuracy(images, labels)(Reads()) == 1, "each image keeps its own label"
+    assert sc.agreement(Reads(), images)(Reads()) == pytest.approx(1)
+
+
+class Reads(nn.Module):
+    """Tells the class that is written into an image."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return nn.functional.one_hot(images[:, 0, 0, 0].long(), 4).float()
+
+
 def test_a_reward_that_weighs_cost_is_not_raced() -> None:
     """A cheaper plan may score less and be paid more: examples on which it is behind say nothing."""
     rewards = (sc.AccuracyGuaranteed("params"), lambda score, costs, dense: score - costs.macs / dense.costs.macs)
@@ -137,6 +161,8 @@ def test_a_raced_study_is_the_same_again_and_resumes(workers, tmp_path):
 def test_a_search_stops_in_time_and_goes_on(tmp_path):
     short = search(Counted(), tmp_path / "a", seconds=1e-9)
     assert len(short.trials) == 1
+    again = search(Counted(), tmp_path / "a", seconds=1e-6)
+    assert len(again.trials) == 1, "the time that it had is over"
     whole = search(Counted(), tmp_path / "a")
     assert len(whole.trials) == 20
     assert [t.plan for t in whole.trials] == [t.plan for t in search(Counted()).trials]

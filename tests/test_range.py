@@ -1,5 +1,6 @@
 """One search for a range of budgets: its plans spread over it, and any point of it can be cut afterwards."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +69,23 @@ def test_any_budget_of_the_range_has_its_plan(searcher: object, fraction: float)
     small = sc.prune(network(), EXAMPLE, plan, calibration=[EXAMPLE])
     assert sc.inspect(small, EXAMPLE).dense.macs <= fraction * study.graph.dense.macs
     assert plan == study.plan(sc.Budget(macs=fraction)), "asking changes nothing"
+
+
+def test_the_plan_for_a_budget_is_finished_and_scored_beside_the_best_trial_there() -> None:
+    study, budget = search(), sc.Budget(macs=0.5)
+    tried = study.within(0.5 * study.space.cost.dense).plan
+    believed = study.searcher.propose(0.5 * study.space.cost.dense)
+    assert tried != believed
+    check, scored = study.check, []
+    for favourite in (tried, believed):
+
+        def favours(plan: sc.Plan, favourite: sc.Plan = favourite) -> sc.Outcome:
+            scored.append(plan)
+            return replace(check(plan), reward=float(plan == favourite))
+
+        study.check = favours
+        assert study.plan(budget) == favourite
+    assert len(scored) == 4
 
 
 def test_a_budget_outside_the_range_is_refused() -> None:

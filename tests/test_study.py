@@ -260,8 +260,8 @@ def _torn_snapshot(at: int) -> None:
 def _after_snapshot(at: int) -> None:
     save = RunFolder.save_searcher
 
-    def wrapped(self: RunFolder, state: Any, told: int, asked: Any) -> None:
-        save(self, state, told, asked)
+    def wrapped(self: RunFolder, now: Any) -> None:
+        save(self, now)
         _die()
 
     RunFolder.save_searcher = wrapped  # type: ignore[method-assign]
@@ -550,7 +550,7 @@ def test_two_processes_do_not_share_a_folder(tmp_path: Path) -> None:
     assert other.stdout is not None
     assert other.stdout.readline() == b"held\n"
     try:
-        with pytest.raises(sc.StudyError, match="another process is searching"):
+        with pytest.raises(sc.StudyError, match="another process is at work"):
             RunFolder(tmp_path, {})
     finally:
         other.communicate()
@@ -578,6 +578,22 @@ def test_the_best_plans_are_scored_as_they_are_delivered_and_only_once(tmp_path:
     again = search(tmp_path / "run", evaluate, model=model)
     assert again.best == study.best
     assert len(calls) == 1 < scored, "only the dense network is scored once more"
+
+
+def test_another_plan_is_finished_for_one_that_cannot_be(tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    def moody(model: nn.Module) -> float:
+        calls.append(1)
+        if len(calls) in (8, 9):  # the dense network and six trials come first
+            raise RuntimeError("not now")
+        return evaluate(model)
+
+    with pytest.warns(UserWarning, match="could not be finished: not now"):
+        study = search(tmp_path / "run", moody, trials=6, searcher=sc.Random(3))
+    assert len(study.checked) == FINALISTS
+    assert len(study.unfinished) == 2
+    assert study.best.number in study.checked
 
 
 def test_plans_that_cannot_be_finished_stay_as_their_trials(tmp_path: Path) -> None:

@@ -130,8 +130,9 @@ def search(  # noqa: PLR0913  # each is a thing the caller has, and all but four
     proposer = strategy.start(space)
     race = settings.race and settings.reward is resource_constrained  # it compares scores, whatever is paid for them
     loop = Loop(Study(space, dense), proposer, workers, strategy.seed, settings.ahead, race, home)
+    loop.study.check = Evaluator(pruner.final, space, evaluate, settings.reward, dense=dense)
     if space.weighed or not budget.is_range:
-        loop.check = Evaluator(pruner.final, space, evaluate, settings.reward, dense=dense)
+        loop.check = loop.study.check
     if isinstance(settings.reward, AccuracyGuaranteed) and budget.is_range:
         loop.finalists = smallest_first(settings.reward.tolerance, settings.reward.metric)
     if on_trial:

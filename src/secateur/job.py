@@ -129,7 +129,7 @@ class Job:
     """A budget below this share of the dense network is reached in stages: search, fine-tune, search again."""
     trials: int = 400
     seconds: float | None = None
-    """Start no more trials of a search after so many seconds."""
+    """Start no more trials of a search once it has taken so many seconds, over all its runs."""
     folder: str = ""
     """The run folder, from where the command is run; by default runs/<name of the job file>."""
     modules: str = ""

@@ -34,7 +34,7 @@ class SearchSettings:
     """Stop scoring a candidate that is unlikely to beat the best on the same examples (see `secateur.run.race`); needs
     an `evaluate` that scores by stages, such as `agreement` and `accuracy`. What is reported is scored in full."""
     seconds: float | None = None
-    """Start no more trials after so many seconds; resumed, the search has as many again."""
+    """Start no more trials once the search has taken so many seconds, over all its runs; give more to go on."""
     reward: Reward = resource_constrained
     """What a plan is paid: `resource_constrained`, `AccuracyGuaranteed`, `Composite`, or any function (score, costs,
     dense) -> float, dense being the dense network's outcome. Only the first makes sense with a single budget."""

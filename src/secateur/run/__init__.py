@@ -2,7 +2,7 @@
 
 from secateur.run.clock import clock
 from secateur.run.evaluator import Evaluator
-from secateur.run.folder import RunFolder, write_atomically
+from secateur.run.folder import RunFolder, locked, write_atomically
 from secateur.run.journal import Journal
 from secateur.run.loop import Loop, OnTrial, smallest_first
 from secateur.run.meet import Met, aim, meet
@@ -27,6 +27,7 @@ __all__ = [
     "agreement",
     "aim",
     "clock",
+    "locked",
     "meet",
     "score_of",
     "smallest_first",

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,18 @@ from secateur.run.journal import Journal
 from secateur.search import State
 
 
+@dataclass(frozen=True)
+class Snapshot:
+    """A searcher as it was after the first `told` trials of the journal."""
+
+    state: State
+    told: int
+    asked: tuple[Plan, ...] = ()
+    """Plans that it knows beyond them."""
+    seconds: float = 0.0
+    """That the search had taken by then, over all its runs."""
+
+
 class RunFolder:
     """Opens a folder for one study, and refuses a folder that holds another."""
 
@@ -34,20 +48,10 @@ class RunFolder:
             (self.path / ".writable").unlink()
         except OSError as error:
             raise StudyError(f"cannot write to the run folder {self.path}: {error.strerror}; name another") from error
-        self._lock()
+        self._held = lock(self.path)
         self._claim(json.loads(json.dumps(header)))
         self.journal = Journal(self.path / "journal.jsonl")
         self.finalists = Journal(self.path / "finalists.jsonl", in_order=False)
-
-    def _lock(self) -> None:
-        """Hold the folder against other processes: two searches would tear each other's journal."""
-        self._held = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT)
-        try:
-            if fcntl is not None:
-                fcntl.lockf(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(self._held)
-            raise StudyError(f"another process is searching in {self.path}; wait for it, or name another") from error
 
     def close(self) -> None:
         """Let other processes in."""
@@ -77,24 +81,48 @@ class RunFolder:
         except (ValueError, KeyError, TypeError) as error:
             raise StudyError(f"{place} is damaged ({error}); restore it, or use a new folder") from error
 
-    def save_searcher(self, state: State, told: int, asked: Sequence[Plan] = ()) -> None:
-        """Write a snapshot that stands for the first `told` trials; `asked` are the plans that it knows beyond."""
-        arrays = {name: array.copy() for name, array in state.items()}
-        note = {"told": str(told), "asked": json.dumps([plan.to_json() for plan in asked])}
+    def save_searcher(self, now: Snapshot) -> None:
+        """Keep a snapshot, in the place of the last."""
+        arrays = {name: array.copy() for name, array in now.state.items()}
+        asked = json.dumps([plan.to_json() for plan in now.asked])
+        note = {"told": str(now.told), "asked": asked, "seconds": f"{now.seconds:.3f}"}
         write_atomically(self.path / "searcher.safetensors", save(arrays or {"nothing": np.zeros(1)}, metadata=note))
 
-    def load_searcher(self) -> tuple[State, int, list[Plan]]:
-        """The last snapshot, how many trials it stands for, and plans asked for beyond; nothing where there is none."""
+    def load_searcher(self) -> Snapshot:
+        """The last snapshot; one of no trials where there is none."""
         place = self.path / "searcher.safetensors"
         if not place.exists():
-            return {}, 0, []
+            return Snapshot({}, 0)
         try:
             with safe_open(place, framework="numpy") as file:
                 state = {name: file.get_tensor(name) for name in file.keys() if name != "nothing"}  # noqa: SIM118
                 note = file.metadata()
-                return state, int(note["told"]), [Plan.from_json(raw) for raw in json.loads(note["asked"])]
+                asked = tuple(Plan.from_json(raw) for raw in json.loads(note["asked"]))
+                return Snapshot(state, int(note["told"]), asked, float(note.get("seconds", 0)))
         except (SafetensorError, PlanError, KeyError, TypeError, ValueError, AttributeError, OSError) as error:
             raise StudyError(f"{place} is damaged ({error}); delete it, and the search replays its journal") from error
+
+
+def lock(folder: Path) -> int:
+    """Hold a folder against other processes, which would tear its files; the descriptor to close when it is over."""
+    held = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT)
+    try:
+        if fcntl is not None:
+            fcntl.lockf(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(held)
+        raise StudyError(f"another process is at work in {folder}; wait for it, or name another folder") from error
+    return held
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder for a while."""
+    held = lock(folder)
+    try:
+        yield
+    finally:
+        os.close(held)
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from secateur.errors import StudyError
 from secateur.plan import Outcome, Plan, Trial
-from secateur.run.folder import RunFolder
+from secateur.run.folder import RunFolder, Snapshot
 from secateur.run.study import Study
 from secateur.run.workers import Workers
 from secateur.search import Searcher
@@ -26,16 +26,21 @@ HOPELESS = 10
 SNAPSHOT_EVERY = 10
 """Trials between snapshots of the searcher, for each that is under way at once; later ones are replayed."""
 
-FINALISTS = 3
-"""Plans whose networks are finished and scored at the end: a trial's quick refit does not rank quite as they do."""
+FINALISTS, TRIED = 3, 10
+"""Plans whose networks are finished and scored at the end, as a trial's quick refit does not rank quite as they do; and
+how many are tried, where some cannot be finished."""
 
 Finalists = Callable[[Study], Iterator[Trial]]
 """The trials to be finished: asked for one by one, so that what the last one came to may decide on the next."""
 
 
 def best_first(study: Study) -> Iterator[Trial]:
-    """The few of highest reward."""
-    yield from study.ranked[:FINALISTS]
+    """The few of highest reward that can be finished."""
+    wanted = FINALISTS
+    for trial in study.ranked[:TRIED]:
+        if wanted:
+            yield trial
+            wanted -= trial.number in study.checked
 
 
 def smallest_first(tolerance: float, metric: str) -> Finalists:
@@ -76,15 +81,19 @@ class Loop:
     finalists: Finalists = best_first
     on_trial: OnTrial = lambda study, trial: None
     _again: dict[int, Outcome] = field(default_factory=dict, init=False)
+    _started: float = field(default=0.0, init=False)
+    _before: float = field(default=0.0, init=False)
+    """When this run began, by the monotonic clock, and the seconds that runs before it took."""
 
     def run(self, trials: int, seconds: float = math.inf) -> Study:
-        """Go on until the study has `trials` trials, or begin no more after so many seconds."""
-        ends = time.monotonic() + seconds
+        """Go on until the study has `trials` trials, or begin no more after so many seconds, earlier runs included."""
+        self._started = time.monotonic()
         recorded = self.folder.journal.read() if self.folder else []
         finished = self.folder.finalists.read() if self.folder else []
         self.study.searcher = self.searcher
         try:
             under_way = self._restore(recorded)
+            ends = self._started - self._before + seconds
             while True:
                 number = len(self.study.trials) + len(under_way)
                 in_time = time.monotonic() < ends or number < max(len(recorded), 1)
@@ -128,17 +137,19 @@ class Loop:
         """Take the snapshot up: the trials it stands for need no replay, and those under way then begin again."""
         if self.folder is None:
             return deque()
-        state, told, asked = self.folder.load_searcher()
-        if told > len(recorded):
+        last = self.folder.load_searcher()
+        if last.told > len(recorded):
             raise StudyError("the searcher's snapshot is ahead of the journal; delete searcher.safetensors and resume")
-        if told or asked:
-            self.searcher.restore(state)
-        self.study.trials = recorded[:told]
-        return deque(self._begin(number, plan, recorded) for number, plan in enumerate(asked, start=told))
+        if last.told or last.asked:
+            self.searcher.restore(last.state)
+        self._before, self.study.trials = last.seconds, recorded[: last.told]
+        return deque(self._begin(number, plan, recorded) for number, plan in enumerate(last.asked, start=last.told))
 
     def _snapshot(self, under_way: UnderWay) -> None:
         if self.folder:
-            self.folder.save_searcher(self.searcher.state(), len(self.study.trials), [plan for plan, _ in under_way])
+            seconds = self._before + time.monotonic() - self._started
+            asked = tuple(plan for plan, _ in under_way)
+            self.folder.save_searcher(Snapshot(self.searcher.state(), len(self.study.trials), asked, seconds))
 
     def _ask(self) -> Plan:
         with one_thread():

@@ -56,7 +56,10 @@ def finite(score: object, whose: str = "evaluate") -> float:
 
 
 def accuracy(images: Tensor, labels: Tensor, batch: int = 100) -> Examples:
-    """An `evaluate` that gives top-1 as a fraction, over images [N, C, H, W] and class indices [N] in memory."""
+    """An `evaluate` that gives top-1 as a fraction, over images [N, C, H, W] and class indices [N] in memory.
+
+    They are looked at in an order of its own, so that a first hundred of them stands for all.
+    """
     return Examples(images, labels, _is_right, batch)
 
 
@@ -64,12 +67,13 @@ def agreement(model: nn.Module, images: Tensor, batch: int = 100) -> Examples:
     """An `evaluate` that needs no labels: how far a network answers as `model` does, 1 where it always does.
 
     It is the mean cosine between the logits [N, classes] of both, each taken about its mean over the classes.
-    Images [N, C, H, W] stay in memory. It tells plans apart on far fewer images than top-1, and is not
-    flattered by images that the model was trained on.
+    Images [N, C, H, W] stay in memory. It ranks plans as test top-1 does on far fewer images than top-1 takes, though
+    the model was trained on them (`benchmarks/scores.py`).
     """
     dense = private_copy(model).eval()
+    device = next((each.device for each in dense.parameters()), None)
     with torch.inference_mode():
-        logits = torch.cat([dense(piece) for piece in images.split(batch)])
+        logits = torch.cat([dense(piece.to(device)).cpu() for piece in images.split(batch)])
     return Examples(images, logits, cosine, batch)
 
 
@@ -88,15 +92,18 @@ def doublings(examples: int) -> list[int]:
 class Examples:
     """The mean of `measure(outputs [n, ...], targets [n, ...]) -> [n]` over examples held in memory.
 
-    Images are held channels-last and go through in batches that stay in the cache.
+    Images are held channels-last and go through in batches that stay in the cache; shuffled, since images that lie
+    sorted by class would have a race decided by the first class.
     """
 
     def __init__(
         self, images: Tensor, targets: Tensor, measure: Callable[[Tensor, Tensor], Tensor], batch: int
     ) -> None:
         layout = torch.channels_last if images.dim() == 4 else torch.contiguous_format
-        self._pieces = [piece.contiguous(memory_format=layout) for piece in images.split(batch)]
-        self._targets = targets.split(batch)
+        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+        pieces = order.to(images.device).split(batch)
+        self._pieces = [images[piece].contiguous(memory_format=layout) for piece in pieces]
+        self._targets = targets[order.to(targets.device)].split(batch)
         self._measure = measure
         self.examples = len(images)
 

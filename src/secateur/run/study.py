@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from secateur.errors import BudgetError, StudyError
@@ -24,7 +25,9 @@ class Study:
     """Outcomes of the trials that were finished, by number, as their networks would be delivered: refitted with all
     calibration inputs and scored in full precision. Empty where any budget of a range may be asked for."""
     unfinished: set[int] = field(default_factory=set)
-    """Trials, by number, that could not be finished: they are not delivered."""
+    """Trials, by number, that could not be finished: they are not delivered, unless no other can be."""
+    check: Callable[[Plan], Outcome] | None = field(default=None, repr=False, compare=False)
+    """Finishes a plan's network as it would be delivered, and scores it."""
     searcher: Searcher | None = None
     """What proposed the trials, with all that it learnt."""
 
@@ -54,7 +57,8 @@ class Study:
     def finalists(self) -> list[Trial]:
         """The complete trials, the highest reward first; with their new outcomes those checked again, if any were."""
         checked = [replace(self.trials[number], outcome=outcome) for number, outcome in self.checked.items()]
-        return checked or self.ranked
+        whole = [trial for trial in self.ranked if trial.number not in self.unfinished]
+        return checked or whole or self.ranked
 
     @property
     def front(self) -> list[Trial]:
@@ -99,10 +103,11 @@ class Study:
         return min(kept, key=lambda trial: self.cost(trial, metric), default=None)
 
     def plan(self, budget: Budget) -> Plan:
-        """The plan for any budget of the range that was searched: nothing is evaluated again.
+        """The plan for any budget of the range that was searched: nothing is searched again.
 
-        It is what the searcher believes best there. Raises BudgetError outside the range, and StudyError where
-        the searcher serves one budget only.
+        What the searcher believes best there and the best trial that costs no more are finished, and the one of the
+        higher reward is it. Raises BudgetError outside the range, and StudyError where the searcher serves one budget
+        only.
         """
         low, high = self.space.lowest, self.space.limit
         limit = budget.limit(self.space.dense)
@@ -110,7 +115,14 @@ class Study:
             raise BudgetError(f"a budget of {budget} is outside what was searched ({self.space.budget})")
         if not isinstance(self.searcher, Conditioned):
             raise StudyError("this searcher serves one budget only; use study.best.plan")
-        return self.searcher.propose(limit)
+        proposed, tried = self.searcher.propose(limit), self.within(limit)
+        if self.check is None or tried is None or tried.plan == proposed:
+            return proposed
+        return max(proposed, tried.plan, key=self._checked_reward)
+
+    def _checked_reward(self, plan: Plan) -> float:
+        assert self.check is not None
+        return self.check(plan).reward
 
     def under(self, limit: float) -> Plan:
         """The plan to take where no more than `limit` may be spent, in the metric's own unit, whatever was searched.
