@@ -76,6 +76,7 @@ def test_inspect_says_what_is_left_alone_and_runs_nothing(job, capsys, monkeypat
     said = capsys.readouterr().out
     assert "layer1.0.conv1" in said
     assert "the network's output" in " ".join(said.split())
+    assert "of the first 32 training images that score plans" in " ".join(said.split())
     assert not (job.parent / "run").exists()
 
 
@@ -144,6 +145,51 @@ def test_a_folder_of_an_older_version_is_still_the_jobs(job):
     assert main(["search", str(job)]) == 0
 
 
+def test_a_finished_run_of_an_older_version_is_not_trained_again(job):
+    assert main(["finetune", str(job)]) == 0
+    searched = job.parent / "run" / "searched"
+    note, checkpoint = searched / "finetune.json", searched / "finetune.pt"
+    kept = checkpoint.read_bytes()
+    old = json.loads(note.read_text())
+    del old["averaging"], old["features"]
+    note.write_text(json.dumps(old | {"rivals": False}))
+    assert main(["finetune", str(job)]) == 0
+    assert checkpoint.read_bytes() == kept
+
+
+def test_what_was_delivered_stays_until_its_successor_is_there(job, monkeypatch):
+    assert main(["finetune", str(job)]) == 0
+    run = job.parent / "run"
+    first = (run / "small.safetensors").read_bytes()
+    job.write_text(job.read_text().replace("epochs = 1", "epochs = 2"))
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("secateur.compress.finetune", interrupted)
+        assert main(["finetune", str(job)]) == 130
+    assert (run / "previous.safetensors").read_bytes() == first
+    assert main(["finetune", str(job)]) == 0
+    assert (run / "small.safetensors").read_bytes() != first
+
+
+def test_two_commands_do_not_train_in_one_folder(job, capsys):
+    assert main(["prune", str(job)]) == 0
+    hold = (
+        "import sys, time; from pathlib import Path; from secateur.run import locked\n"
+        "with locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"
+    )
+    command = [sys.executable, "-c", hold, str(job.parent / "run" / "searched")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
+        try:
+            assert other.stdout.readline() == b"held\n"
+            assert main(["finetune", str(job)]) == 2
+        finally:
+            other.kill()
+    assert "another process is at work in" in capsys.readouterr().err
+
+
 def test_a_wrong_suffix_is_refused_before_the_search(job, capsys):
     assert main(["export", str(job), "--runtime", "onnxruntime", "-o", "small.tflite"]) == 2
     assert "ends in .onnx" in capsys.readouterr().err
@@ -199,7 +245,7 @@ def test_a_gpu_that_is_too_small_is_one_line_and_nothing_is_lost(job, capsys, mo
     with monkeypatch.context() as patch:
         patch.setattr("secateur.compress.finetune", too_large)
         assert main(["finetune", str(job)]) == 2
-    assert "Tried to allocate 2.00 GiB): make batch in [finetune] smaller" in capsys.readouterr().err
+    assert "Tried to allocate 2.00 GiB): it holds all training images" in capsys.readouterr().err
     journal = (job.parent / "run" / "searched" / "journal.jsonl").read_bytes()
     assert main(["finetune", str(job)]) == 0
     assert (job.parent / "run" / "searched" / "journal.jsonl").read_bytes() == journal
@@ -239,7 +285,11 @@ def test_a_range_is_searched_once_and_cut_anywhere(job, capsys):
     assert main(["prune", str(run), "--at", "0.7"]) == 2
     assert "outside what was searched" in capsys.readouterr().err
     assert main(["report", str(run)]) == 0
-    assert 'id="front"' in (run / "report.html").read_text()
+    assert 'id="front"' in (page := (run / "report.html").read_text())
+    assert 'id="plans"' in page
+    report = json.loads((run / "report.json").read_text())
+    assert len(report["front_plans"]) == len(report["front"]) > 1
+    assert all(0 < kept <= 1 for plan in report["front_plans"] for kept in plan.values())
 
 
 def test_a_searcher_of_one_budget_refuses_a_range(job, capsys):

@@ -301,6 +301,15 @@ def test_features_bring_the_student_to_see_as_the_teacher_does():
     assert not any(module._forward_hooks for network in (teacher, taught) for module in network.modules())
 
 
+def test_a_network_that_answers_by_a_tuple_in_training_is_named():
+    class Heads(nn.Linear):
+        def forward(self, x):
+            return super().forward(x), None
+
+    with pytest.raises(sc.DataError, match="answers by a tuple"):
+        sc.finetune(Heads(4, 2), [(torch.rand(4, 4), torch.zeros(4, dtype=torch.long))], epochs=1)
+
+
 def test_features_that_cannot_be_compared_are_named():
     teacher = small_network(1)
     with pytest.raises(sc.DataError, match="no module 'layer9'"):

@@ -134,6 +134,23 @@ def test_a_factory_beside_the_caller_is_found(tmp_path, monkeypatch):
     assert len(materials(read_job(write(tmp_path, text))).model) == 3
 
 
+def test_auxiliary_heads_are_refused_before_anything_is_searched(tmp_path, monkeypatch):
+    (tmp_path / "two_heads.py").write_text(
+        "from torch import nn\n"
+        "class Heads(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.head = nn.Linear(64, 10)\n"
+        "    def forward(self, x):\n"
+        "        y = self.head(x.flatten(1))\n"
+        "        return (y, y) if self.training else y\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    text = GOOD.replace('"resnet20"', '"two_heads:Heads"').replace("options = { width = 4 }", "")
+    with pytest.raises(sc.JobError, match="in training the network answers by a tuple"):
+        materials(read_job(write(tmp_path, text)))
+
+
 def test_a_factory_beside_the_job_is_found_from_anywhere(tmp_path, monkeypatch):
     (tmp_path / "beside_the_job.py").write_text(
         "from torch import nn\n"

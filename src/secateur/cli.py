@@ -38,8 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         tried = ". ".join(str(error).split(". ")[:2])
         print(
-            f"secateur: the GPU's memory does not hold this ({tried}): make batch in [finetune] smaller, or hide the "
-            "GPU (CUDA_VISIBLE_DEVICES=); what is done is kept",
+            f"secateur: the GPU's memory does not hold this ({tried}): it holds all training images, and a batch's "
+            'activations; make batch in [finetune] smaller, or train on the CPU (device = "cpu"); what is done is kept',
             file=sys.stderr,
         )
         return 2

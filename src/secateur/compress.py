@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,14 +19,14 @@ from secateur.api import inspect, measure, meet, search
 from secateur.claim import claim
 from secateur.data import TrainBatches
 from secateur.errors import JobError
-from secateur.finish import finetune, load, save
+from secateur.finish import Epoch, finetune, load, save
 from secateur.graph import ModelGraph
 from secateur.job import SEARCHERS, FineTuneJob, Job, ReportJob
 from secateur.materials import Materials, materials
 from secateur.plan import Budget, Plan, Trial
 from secateur.prune import Calibration, Pruner
 from secateur.report import FineTuneProgress, SearchProgress
-from secateur.run import Study, accuracy, agreement, score_of, write_atomically
+from secateur.run import Study, accuracy, agreement, locked, score_of, write_atomically
 from secateur.runtimes import Measured, export
 from secateur.search import RULES, AccuracyGuaranteed, SearchSpace, apply_rule
 
@@ -230,18 +231,8 @@ class Run:
     def small(self, name: str = SEARCHED) -> nn.Module:
         """The fine-tuned network, kept in small.safetensors; the run's own is also at the top of the folder."""
         small, home = self.pruned(name), self.folder / name
-        settings = self._tuning(home)
-        done = len(self.history(name)) == self.job.finetune.epochs  # then there is nothing to show
-        with FineTuneProgress(self.job.finetune.epochs, f"fine-tuning {self._called(name)}") as progress:
-            history = finetune(
-                small.to(settings.where),
-                self.materials.train.to(settings.where),
-                teacher=self.materials.model,
-                settings=settings,
-                evaluate=accuracy(*self.materials.reward),
-                checkpoint=home / "finetune.pt",
-                on_epoch=None if done else progress,
-            )
+        with locked(home):
+            history = self._train(small, home, name)
         small.cpu()
         save(small, home / "small.safetensors")
         if name == SEARCHED:
@@ -250,23 +241,38 @@ class Run:
         write_atomically(home / "history.json", json.dumps(rows).encode())
         return small.eval()
 
+    def _train(self, small: nn.Module, home: Path, name: str) -> list[Epoch]:
+        """Fine-tune a row's network in place, or load what it came to."""
+        settings = self._tuning(home)
+        done = len(self.history(name)) == settings.epochs  # then there is nothing to show
+        with FineTuneProgress(settings.epochs, f"fine-tuning {self._called(name)}") as progress:
+            return finetune(
+                small.to(settings.where),
+                self.materials.train.to(settings.where),
+                teacher=self.materials.model,
+                settings=settings,
+                evaluate=accuracy(*self.materials.reward),
+                checkpoint=home / "finetune.pt",
+                on_epoch=None if done else progress,
+            )
+
     def _tuning(self, home: Path) -> FineTuneJob:
         """How a row is fine-tuned, written down beside it: once it is to be trained otherwise, it is trained afresh."""
-        settings = dataclasses.replace(self.job.finetune, rivals=False)  # who else is trained changes nothing here
-        elsewhere = dataclasses.asdict(settings)
-        for where in ("device", "replay"):  # nor does this
-            del elsewhere[where]
-        note, raw = home / "finetune.json", json.dumps(elsewhere, indent=2).encode() + b"\n"
-        if note.exists() and note.read_bytes() != raw:
+        settings, note = self.job.finetune, home / "finetune.json"
+        wanted = _recipe(settings)
+        # What was added since an older version wrote the note was then as it is by default.
+        known = _recipe(FineTuneJob()) | (json.loads(note.read_text()) if note.exists() else wanted)
+        if {name: known[name] for name in wanted} != wanted:
             self._forget_training(home)
-        write_atomically(note, raw)
+        write_atomically(note, json.dumps(wanted, indent=2).encode() + b"\n")
         return dataclasses.replace(settings, replay=settings.replay and settings.where == "cuda")
 
     def _forget_training(self, home: Path) -> None:
         for late in ("finetune.pt", "small.safetensors", "history.json"):
             (home / late).unlink(missing_ok=True)
-        if home.name == SEARCHED:
-            (self.folder / "small.safetensors").unlink(missing_ok=True)
+        delivered = self.folder / "small.safetensors"
+        if home.name == SEARCHED and delivered.exists():
+            delivered.replace(self.folder / "previous.safetensors")
 
     @property
     def delivered(self) -> nn.Module:
@@ -293,3 +299,10 @@ class Run:
         if not place.exists():
             return []
         return [(epoch["loss"], epoch["score"]) for epoch in json.loads(place.read_text())]
+
+
+def _recipe(settings: FineTuneJob) -> dict[str, Any]:
+    """What makes it another training, as JSON gives it back: not where it is done, nor who else is trained."""
+    elsewhere = ("device", "replay", "rivals")
+    own = {name: value for name, value in dataclasses.asdict(settings).items() if name not in elsewhere}
+    return dict(json.loads(json.dumps(own)))

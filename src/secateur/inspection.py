@@ -8,8 +8,9 @@ from rich.table import Table
 from secateur.api import inspect
 from secateur.graph import ModelGraph
 from secateur.job import Job
-from secateur.materials import materials
+from secateur.materials import LOOKED_AT, materials
 from secateur.plan import Budget
+from secateur.run import accuracy
 from secateur.search import SearchSpace
 
 
@@ -26,6 +27,12 @@ def print_inspection(job: Job) -> None:
     console.print(_sites(space))
     for metric, price in space.prices.items():
         console.print(f"{metric}: {price.dense:.4g} dense, by {price.model.told_by}")
+    images, labels = (part[:LOOKED_AT] for part in stuff.reward)
+    console.print(
+        f"of the first {len(labels)} training images that score plans, the dense network has "
+        f"{round(accuracy(images, labels)(stuff.model) * len(labels))} right: fewer than you expect, and weights, mean "
+        "and std, or the order of the classes are not those of its training"
+    )
     least = space.cost({site.key: site.least for site in space.sites}) / space.cost.dense
     console.print(
         f"dense: {graph.dense.macs:,} MACs, {graph.dense.params:,} parameters, {graph.dense.bytes:,} bytes\n"

@@ -13,6 +13,7 @@ from secateur import zoo
 from secateur.data import Dataset, TrainBatches, load_dataset, split
 from secateur.errors import JobError
 from secateur.finish import trained
+from secateur.graph import private_copy
 from secateur.job import Job, ModelJob, imported
 
 LOOKED_AT = 32
@@ -54,6 +55,8 @@ def materials(job: Job) -> Materials:
     reward = dataset.tensors(dataset.train_images[parts.reward]), labels[parts.reward]
     _check_features(model, tune.features)
     _check_classes(model.eval(), reward[0][:LOOKED_AT], reward[1][:LOOKED_AT], dataset)
+    if tune.epochs:
+        _check_training(model, reward[0][:2])
     return Materials(
         model=model,
         fresh=fresh,
@@ -95,6 +98,17 @@ def _check_classes(model: nn.Module, images: Tensor, labels: Tensor, dataset: Da
             f"[data] {dataset.name} has {dataset.num_classes} classes, the network tells {answer.shape[1]} apart and "
             f"has {right} of {len(images)} right, no more than a guess: its first outputs have to be these classes in "
             "order (folders by name); give it a last layer of its own for them"
+        )
+
+
+def _check_training(model: nn.Module, images: Tensor) -> None:
+    """Refuse, before anything is searched, a network that could not be fine-tuned."""
+    with torch.no_grad(), torch.random.fork_rng([]):
+        answer = private_copy(model).train()(images)
+    if not isinstance(answer, Tensor):
+        raise JobError(
+            f"in training the network answers by a {type(answer).__name__}, not by logits [N, classes]: build it "
+            "without auxiliary heads, or wrap it"
         )
 
 

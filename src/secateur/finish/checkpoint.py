@@ -224,6 +224,6 @@ def _weights_only(place: Path) -> dict[str, Tensor]:
             "save it again as safetensors"
         ) from error
     raw = raw.get("state_dict", raw) if isinstance(raw, dict) else raw
-    if not isinstance(raw, dict) or not all(isinstance(value, Tensor) for value in raw.values()):
-        raise CheckpointError(f"{place} is not a state dict (name -> tensor); save model.state_dict()")
-    return raw
+    if isinstance(raw, dict) and all(isinstance(k, str) and isinstance(value, Tensor) for k, value in raw.items()):
+        return raw
+    raise CheckpointError(f"{place} is not a state dict (name -> tensor); save model.state_dict()")

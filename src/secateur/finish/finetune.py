@@ -49,7 +49,7 @@ def finetune(
         epochs: shorthand for `settings.epochs`.
         settings: schedule, loss and precision.
         evaluate: called after every epoch; its score is in the history.
-        checkpoint: a file written after every epoch; a training found there is resumed.
+        checkpoint: a file written after every epoch; a training found there is resumed. Its folder is made.
         on_epoch: called after every epoch.
 
     Returns:
@@ -66,6 +66,8 @@ def finetune(
         settings = replace(settings, epochs=epochs)
     steps = _count(train_batches)
     place = Path(checkpoint) if checkpoint is not None else None
+    if place is not None:
+        place.parent.mkdir(parents=True, exist_ok=True)
     with (
         processes(next(model.parameters()).device) as among,
         closing(Training(model, teacher, settings, steps, among)) as training,

@@ -31,6 +31,11 @@ class Lesson:
         """Of the student's `answer` to inputs [N, ...], with class indices [N]."""
         settings = self.settings
         logits = answer(inputs)
+        if not isinstance(logits, Tensor):
+            raise DataError(
+                f"in training the network answers by a {type(logits).__name__}, not by logits [N, classes]: build it "
+                "without auxiliary heads, or wrap it"
+            )
         hard = F.cross_entropy(logits.float(), labels, label_smoothing=settings.label_smoothing)
         if self.teacher is None:
             return hard

@@ -46,9 +46,7 @@ class Training:
                 f"replay is for one process with its network on a GPU, and this is one of {among.count} on "
                 f"{self.device}: leave it out"
             )
-        own = {field.name: getattr(settings, field.name) for field in fields(FineTune)}  # not what a subclass adds
-        del own["replay"]  # the steps are the same
-        self.identity = plain(own) | {"batches": steps}
+        self.identity = _identity(settings) | {"batches": steps}
         self._layout = torch.channels_last if settings.channels_last else torch.contiguous_format
         model.to(memory_format=self._layout)  # type: ignore[call-overload]
         self.lesson = Lesson(model, teacher, settings, self.device)
@@ -142,7 +140,8 @@ class Training:
         """Take a training up where its checkpoint left it; only tensors and plain values are read."""
         try:
             saved = torch.load(place, map_location="cpu", weights_only=True)
-            if {name: saved["settings"].get(name) for name in self.identity} != self.identity:
+            kept = _identity(FineTune()) | saved["settings"]  # an older version's lacks what was added since
+            if {name: kept.get(name) for name in self.identity} != self.identity:
                 raise CheckpointError(
                     f"{place} belongs to a training with {saved['settings']}; use those settings, or delete it"
                 )
@@ -170,9 +169,11 @@ def _sgd(trained: list[nn.Parameter], settings: FineTune, device: torch.device) 
     return torch.optim.SGD(trained, rate, momentum, weight_decay=decay, nesterov=momentum > 0, fused=fused)
 
 
-def plain(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings in types that a checkpoint may hold."""
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
+def _identity(settings: FineTune) -> dict[str, Any]:
+    """What makes it another training, in types that a checkpoint may hold."""
+    own = {field.name: getattr(settings, field.name) for field in fields(FineTune)}  # not what a subclass adds
+    del own["replay"]  # the steps are the same
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in own.items()}
 
 
 def _average(model: nn.Module, kept: float) -> AveragedModel | None:
