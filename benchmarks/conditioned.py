@@ -1,8 +1,9 @@
 """One search for all budgets from 30 to 70 % of the MACs, against a search for each of 30, 50 and 70 %.
 
 ResNet-56 on CIFAR-10. The one search gets fewer trials, as each takes longer; what it costs stands in the result. At
-each budget its own answer is cut and looked at on the test images beside the dedicated search's best plan; no
-fine-tuning. Interrupted, it resumes. `--quick` (a minute, ResNet-20) only shows that it still works.
+each budget its own answer is cut (of what it believes best and the best it has tried there, the one that scores higher
+once finished) and looked at on the test images beside the dedicated search's best plan; no fine-tuning. Interrupted, it
+resumes. `--quick` (a minute, ResNet-20) only shows that it still works.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
 """The paper's CIFAR-10 experiments: half the MACs by rules, by random search and by ours, before and after fine-tuning.
 
-Every row is fine-tuned alike for as many epochs, with the dense network as teacher, on the training images that score
-no plans; the test images are looked at after every epoch, for the table alone, and last and best epoch both stand in
-it. `amc_long` is the first plan of `amc`, trained as networks are from the start, on all training images: for a GPU,
-and only where `--row` names it. `l1` is the peers' usual baseline: uniform widths, the largest filters, no refit.
-Searches score 5,000 training images by agreement and race. Everything lies in benchmarks/runs/paper_cifar and resumes
-at the epoch where it stopped; rows that are done, here or in the committed result, are shown, so the table can be made
-bit by bit (`--network resnet56 --row amc --row uniform`), and `--before` leaves the hour of fine-tuning for later.
+Every row is fine-tuned alike for as many epochs, with the dense network (of Plain-20, its teacher) as teacher, on the
+training images that score no plans; the test images are looked at after every epoch, for the table alone, and last and
+best epoch both stand in it. `amc_long` is the first plan of `amc`, trained as networks are from the start, on all
+training images: for a GPU, and only where `--row` names it. `l1` is the peers' usual baseline: uniform widths, the
+largest filters, no refit. Searches score 5,000 training images by agreement and race. Everything lies in
+benchmarks/runs/paper_cifar and resumes at the epoch where it stopped; rows that are done, here or in the committed
+result, are shown, so the table can be made bit by bit (`--network resnet56 --row amc --row uniform`), and `--before`
+leaves the hour of fine-tuning for later.
 Plain-20 has no public weights: it is trained first, by the same command, and kept beside the results, so that rows
 made later are of the same network. `--quick` (minutes) only shows that it works.
 """
@@ -45,8 +46,8 @@ LARGEST_FILTERS = sc.PruneSettings("magnitude", refit=False, sequential=False, r
 TRAINING = sc.FineTune(epochs=40, lr=0.1, warmup_epochs=2, distil=0, weight_decay=5e-4)
 LESSONS = sc.FineTune(epochs=30, lr=0.05, warmup_epochs=1, distil=0.7, temperature=4, weight_decay=5e-4)
 """Of Plain-20: from random weights, then with ResNet-20 as teacher; two hours of a core in all."""
-LONGER = {"plain20": 2}
-"""So many times the epochs of fine-tuning: half an hour of a core more is affordable here."""
+TUNINGS = {"plain20": {"epochs": 30, "lr": 0.05}}
+"""Fine-tuning that is not as the other networks': Plain-20's pruned networks get the lessons that it had itself."""
 LONG_TRAINING = sc.FineTune(epochs=120, lr=0.1, warmup_epochs=2, distil=0.5, temperature=4, weight_decay=5e-4)
 
 
@@ -65,7 +66,7 @@ class Setting:
 
     def tuning(self, network: str) -> sc.FineTune:
         """The same for all rows of a network."""
-        return sc.FineTune(epochs=LONGER.get(network, 1) * self.epochs, lr=0.02, distil=0.9)
+        return replace(sc.FineTune(epochs=self.epochs, lr=0.02, distil=0.9), **TUNINGS.get(network, {}))
 
 
 BRIEF = record.HERE / "runs" / "paper_cifar_quick"
@@ -182,13 +183,18 @@ class Bench:
             sc.save(plain, place)
         return sc.load(place, plain).eval()
 
+    @cached_property
+    def teacher(self) -> nn.Module:
+        """The dense network; of Plain-20, its own teacher."""
+        return shared_assets.resnet(20) if self.name == "plain20" else self.network
+
     def teach(self, plain: nn.Module) -> None:
         """Train Plain-20, which has no public weights."""
         images, runs = self.parts.train[: self.setting.train], self.setting.runs
         runs.mkdir(parents=True, exist_ok=True)
         self.train(plain, TRAINING, images, checkpoint=runs / "plain20.pt", on_epoch=print)
-        teacher = shared_assets.resnet(20)
-        self.train(plain, LESSONS, images, teacher=teacher, checkpoint=runs / "plain20_taught.pt", on_epoch=print)
+        more = {"teacher": self.teacher, "checkpoint": runs / "plain20_taught.pt", "on_epoch": print}
+        self.train(plain, LESSONS, images, **more)
 
     def row(self, name: str, seed: int, tune: bool) -> None:
         """Plan, prune, look; then fine-tune, and look after every epoch."""
@@ -233,7 +239,7 @@ class Bench:
             self.pruned(name, plan),
             replace(LONG_TRAINING if name == LONG else self.setting.tuning(self.name), seed=seed),
             everything if name == LONG else known,
-            teacher=self.network,
+            teacher=self.teacher,
             evaluate=self.test,
             checkpoint=home / "tuning.pt",
             on_epoch=lambda epoch: print(f"{home.name} {epoch}", flush=True),

@@ -132,13 +132,14 @@ def run(search: Search) -> str:
     searcher = strategy(search).start(space)
     curve: list[tuple[float, float]] = []
     started = time.process_time()
+    check = Evaluator(pruner.final, space, evaluate)
     study = Loop(
-        sc.Study(space, sc.Outcome(1.0, space.graph.dense, 0.0, 0.0)),
+        sc.Study(space, sc.Outcome(1.0, space.graph.dense, 0.0, 0.0), check=check),
         searcher,
         InProcess(Evaluator(pruner.fork().candidate, space, evaluate, engine=runner)),
         search.seed,
         race=True,
-        check=None if space.budget.is_range else Evaluator(pruner.final, space, evaluate),
+        check=None if space.budget.is_range else check,
         on_trial=lambda study, trial: curve.append((time.process_time() - started, study.best.outcome.score)),
     ).run(search.trials)
     plans = {str(search.macs): study.best.plan}

@@ -32,6 +32,9 @@ class DDPG:
     """Spread of the truncated normal noise on actions after warm-up."""
     sigma_decay: float = 0.98
     """Factor on sigma after every episode that follows warm-up."""
+    noisy: int | None = 4
+    """Sites of a walk, on average, whose actions are noisy; None: all. Where many are, what the policy knows of the
+    others drowns: a good plan with a few sites changed tells more than one that is changed everywhere."""
     hidden: int = 300
     actor_lr: float = 1e-4
     critic_lr: float = 1e-3
@@ -57,8 +60,8 @@ class DDPG:
 
     @classmethod
     def paper(cls, seed: int = 0, warmup: int = 100) -> DDPG:
-        """The settings of the paper: no rehearsal, no advice, more noise."""
-        return cls(seed=seed, warmup=warmup, sigma=0.5, sigma_decay=0.95, rehearsal=0, advice=0)
+        """The settings of the paper: no rehearsal, no advice, more noise, and everywhere."""
+        return cls(seed=seed, warmup=warmup, sigma=0.5, sigma_decay=0.95, noisy=None, rehearsal=0, advice=0)
 
     def start(self, space: SearchSpace) -> Searcher:
         """A fresh agent over a space."""
@@ -138,9 +141,16 @@ class Agent:
         states = [np.append(episode.reset(), told[number, 0]) for number, episode in enumerate(episodes)]
         for site in range(len(self.space.sites)):
             for number, action in enumerate(self.learner.act(states)):
-                state = episodes[number].step(_noisy(episodes[number], action, rng, sigma))
+                state = episodes[number].step(_noisy(episodes[number], action, self._explores(rng), sigma))
                 states[number] = np.append(state, told[number, min(site + 1, len(self.space.sites) - 1)])
         return [self.space.fit(one.keeps, limit) for one, limit in zip(episodes, limits, strict=True)]
+
+    def _explores(self, rng: np.random.Generator | None) -> np.random.Generator | None:
+        """The noise of one site's action: none at most sites of a walk."""
+        few = self.settings.noisy
+        if rng is None or few is None or rng.random() * len(self.space.sites) < few:
+            return rng
+        return None
 
     def _told(self, limits: list[float], rng: np.random.Generator | None) -> Array:
         """What walks to these limits are told at each site beside the paper's features, [walks, sites, 0 to 2].
