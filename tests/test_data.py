@@ -391,7 +391,7 @@ def test_grey_and_palette_images_become_colour(tmp_path: Path) -> None:
     assert load_dataset(tmp_path, image_size=9).train_images.shape == (8, 9, 9, 3)
 
 
-def test_image_folder_refusals(tmp_path: Path) -> None:
+def test_image_folder_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match="no class folders"):
         load_dataset(tmp_path, image_size=8)
     write_images(tmp_path / "train" / "ant", 2, 0)
@@ -402,6 +402,11 @@ def test_image_folder_refusals(tmp_path: Path) -> None:
     write_images(tmp_path / "test" / "bee", 2, 0)
     with pytest.raises(DataError, match="bee: no such class in the training folder"):
         load_dataset(tmp_path, image_size=8)
+    with monkeypatch.context() as patch:
+        patch.setattr("secateur.data.formats.CONTAINER", tmp_path / "limit")
+        (tmp_path / "limit").write_text("1000\n")
+        with pytest.raises(DataError, match="images at image_size 8 take 0 GB of memory, this machine has 0"):
+            load_dataset(tmp_path / "train", image_size=8)
     with pytest.raises(DataError, match=r"2 images at image_size 2000000 take .* GB of memory, this machine has"):
         load_dataset(tmp_path / "train", image_size=2_000_000)
     write_images(tmp_path / "train" / "bee", 0, 0)

@@ -10,6 +10,7 @@ import re
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,10 @@ from secateur.data.stratified import stratified
 from secateur.errors import DataError
 
 Arrays = dict[str, NDArray[Any]]
+COPIES = 3
+"""Bytes a value that are needed for a while, beside the five that stay: a part's pixels, and most of its tensor."""
+CONTAINER = Path("/sys/fs/cgroup/memory.max")
+"""Where Linux tells what a container may use; "max" where there is no limit."""
 
 _KEYS = [f"{part}_{kind}" for part in ("train", "val", "test") for kind in ("images", "labels")]
 _IMAGE_ENDINGS = {".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -222,8 +227,8 @@ def _class_files(folder: Path, classes: Sequence[str]) -> tuple[list[Path], NDAr
 
 
 def _check_memory(root: Path, count: int, size: int) -> None:
-    """Refuse what this machine cannot hold: pixels of one byte and, as tensors, of four more."""
-    need, have = count * size * size * 3 * (1 + 4), _memory()
+    """Refuse what this machine cannot hold: pixels of one byte, and of four as tensors, which are made of copies."""
+    need, have = count * size * size * 3 * (1 + 4 + COPIES), _memory()
     if need > have:
         raise DataError(
             f"{root}: {count:,} images at image_size {size} take {need / 1e9:.0f} GB of memory, this machine has "
@@ -232,11 +237,13 @@ def _check_memory(root: Path, count: int, size: int) -> None:
 
 
 def _memory() -> float:
-    """Bytes of memory of this machine; infinite where it does not say."""
-    try:
-        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    except (AttributeError, ValueError, OSError):
-        return math.inf
+    """Bytes of memory of this machine, or of the container that this runs in; infinite where neither says."""
+    found = [math.inf]
+    with suppress(AttributeError, ValueError, OSError):
+        found.append(float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")))
+    with suppress(ValueError, OSError):
+        found.append(float(CONTAINER.read_text()))
+    return min(found)
 
 
 def _decode(files: Sequence[Path], size: int) -> NDArray[np.uint8]:
