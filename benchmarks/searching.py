@@ -26,7 +26,7 @@ from safetensors.numpy import save_file
 import secateur as sc
 from secateur.graph import as_inputs
 from secateur.prune import Calibration, Pruner, fold_norms
-from secateur.run import Evaluator, InProcess, Loop, score_of
+from secateur.run import Evaluator, InProcess, Loop, best_first, nobody, score_of
 from secateur.runtimes import engine
 from secateur.search import SearchSpace
 
@@ -132,14 +132,14 @@ def run(search: Search) -> str:
     searcher = strategy(search).start(space)
     curve: list[tuple[float, float]] = []
     started = time.process_time()
-    check = Evaluator(pruner.final, space, evaluate)
+    dense, check = sc.Outcome(1.0, space.graph.dense, 0.0, 0.0), Evaluator(pruner.final, space, evaluate)
     study = Loop(
-        sc.Study(space, sc.Outcome(1.0, space.graph.dense, 0.0, 0.0), check=check),
+        sc.Study(space, dense, check=check),
         searcher,
         InProcess(Evaluator(pruner.fork().candidate, space, evaluate, engine=runner)),
         search.seed,
         race=True,
-        check=None if space.budget.is_range else check,
+        finalists=nobody if space.budget.is_range else best_first,
         on_trial=lambda study, trial: curve.append((time.process_time() - started, study.best.outcome.score)),
     ).run(search.trials)
     plans = {str(search.macs): study.best.plan}

@@ -147,7 +147,7 @@ def test_auxiliary_heads_are_refused_before_anything_is_searched(tmp_path, monke
     )
     monkeypatch.chdir(tmp_path)
     text = GOOD.replace('"resnet20"', '"two_heads:Heads"').replace("options = { width = 4 }", "")
-    with pytest.raises(sc.JobError, match="in training the network answers by a tuple"):
+    with pytest.raises(sc.DataError, match="in training the network answers by a tuple"):
         materials(read_job(write(tmp_path, text)))
 
 

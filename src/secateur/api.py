@@ -129,12 +129,12 @@ def search(  # noqa: PLR0913  # each is a thing the caller has, and all but four
     workers = InProcess(evaluators[0]) if settings.workers == 1 else Threads(evaluators)
     proposer = strategy.start(space)
     race = settings.race and settings.reward is resource_constrained  # it compares scores, whatever is paid for them
-    loop = Loop(Study(space, dense), proposer, workers, strategy.seed, settings.ahead, race, home)
-    loop.study.check = Evaluator(pruner.final, space, evaluate, settings.reward, dense=dense)
-    if space.weighed or not budget.is_range:
-        loop.check = loop.study.check
-    if isinstance(settings.reward, AccuracyGuaranteed) and budget.is_range:
+    study = Study(space, dense, check=Evaluator(pruner.final, space, evaluate, settings.reward, dense=dense))
+    loop = Loop(study, proposer, workers, strategy.seed, settings.ahead, race, home)
+    if budget.is_range and isinstance(settings.reward, AccuracyGuaranteed):
         loop.finalists = smallest_first(settings.reward.tolerance, settings.reward.metric)
+    elif budget.is_range and not space.weighed:
+        loop.finalists = run.nobody
     if on_trial:
         loop.on_trial = on_trial
     return loop.run(trials, math.inf if settings.seconds is None else settings.seconds)

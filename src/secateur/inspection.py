@@ -30,8 +30,8 @@ def print_inspection(job: Job) -> None:
     images, labels = (part[:LOOKED_AT] for part in stuff.reward)
     console.print(
         f"of the first {len(labels)} training images that score plans, the dense network has "
-        f"{round(accuracy(images, labels)(stuff.model) * len(labels))} right: fewer than you expect, and weights, mean "
-        "and std, or the order of the classes are not those of its training"
+        f"{round(accuracy(images, labels)(stuff.model) * len(labels))} right (if you expect more: are weights, mean "
+        "and std, and the order of the classes those of its training?)"
     )
     least = space.cost({site.key: site.least for site in space.sites}) / space.cost.dense
     console.print(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from secateur import zoo
 from secateur.data import Dataset, TrainBatches, load_dataset, split
 from secateur.errors import JobError
-from secateur.finish import trained
+from secateur.finish import as_logits, trained
 from secateur.graph import private_copy
 from secateur.job import Job, ModelJob, imported
 
@@ -104,12 +104,7 @@ def _check_classes(model: nn.Module, images: Tensor, labels: Tensor, dataset: Da
 def _check_training(model: nn.Module, images: Tensor) -> None:
     """Refuse, before anything is searched, a network that could not be fine-tuned."""
     with torch.no_grad(), torch.random.fork_rng([]):
-        answer = private_copy(model).train()(images)
-    if not isinstance(answer, Tensor):
-        raise JobError(
-            f"in training the network answers by a {type(answer).__name__}, not by logits [N, classes]: build it "
-            "without auxiliary heads, or wrap it"
-        )
+        as_logits(private_copy(model).train()(images))
 
 
 def _network(job: ModelJob, dataset: Dataset) -> nn.Module:

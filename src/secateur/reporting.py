@@ -35,6 +35,7 @@ def report(run: Run) -> Report:
     save(dense, run.folder / "dense.safetensors")
     rows = [_row(run, "dense", dense, None, latencies)]
     rows += [_row(run, name, before[name], after.get(name), latencies) for name in names]
+    front = _front(run)
     made = Report(
         title=f"{run.job.model.name} on {run.materials.dataset.name}",
         budget=str(run.job.budget),
@@ -47,8 +48,8 @@ def report(run: Run) -> Report:
         layers=_layers(run),
         blocks=_blocks(run),
         left_alone=_left_alone(run),
-        front=tuple((cost, score) for cost, score, _ in _front(run)),
-        front_plans=tuple(plan for _, _, plan in _front(run)),
+        front=tuple((cost, score) for cost, score, _ in front),
+        front_plans=tuple(plan for _, _, plan in front),
         sources={metric: price.model.told_by for metric, price in run.space.prices.items()},
         measured=run.measured,
         terms=_terms(run),

@@ -30,12 +30,7 @@ class Lesson:
     def loss(self, answer: Callable[[Tensor], Tensor], inputs: Tensor, labels: Tensor) -> Tensor:
         """Of the student's `answer` to inputs [N, ...], with class indices [N]."""
         settings = self.settings
-        logits = answer(inputs)
-        if not isinstance(logits, Tensor):
-            raise DataError(
-                f"in training the network answers by a {type(logits).__name__}, not by logits [N, classes]: build it "
-                "without auxiliary heads, or wrap it"
-            )
+        logits = as_logits(answer(inputs))
         hard = F.cross_entropy(logits.float(), labels, label_smoothing=settings.label_smoothing)
         if self.teacher is None:
             return hard
@@ -66,6 +61,16 @@ class Lesson:
                 )
             gaps.append(F.mse_loss(mine.float(), theirs.float()) / theirs.float().square().mean().clamp_min(1e-12))
         return torch.stack(gaps).mean()
+
+
+def as_logits(answer: object) -> Tensor:
+    """What a network answers in training. Raises DataError where that is not one tensor."""
+    if isinstance(answer, Tensor):
+        return answer
+    raise DataError(
+        f"in training the network answers by a {type(answer).__name__}, not by logits [N, classes]: build it without "
+        "auxiliary heads, or wrap it"
+    )
 
 
 def _modules(network: nn.Module, names: Sequence[str]) -> dict[str, nn.Module]:

@@ -4,7 +4,7 @@ from secateur.run.clock import clock
 from secateur.run.evaluator import Evaluator
 from secateur.run.folder import RunFolder, locked, write_atomically
 from secateur.run.journal import Journal
-from secateur.run.loop import Loop, OnTrial, smallest_first
+from secateur.run.loop import Loop, OnTrial, best_first, nobody, smallest_first
 from secateur.run.meet import Met, aim, meet
 from secateur.run.score import Evaluate, Staged, accuracy, agreement, score_of
 from secateur.run.study import Study
@@ -26,9 +26,11 @@ __all__ = [
     "accuracy",
     "agreement",
     "aim",
+    "best_first",
     "clock",
     "locked",
     "meet",
+    "nobody",
     "score_of",
     "smallest_first",
     "write_atomically",

@@ -43,6 +43,11 @@ def best_first(study: Study) -> Iterator[Trial]:
             wanted -= trial.number in study.checked
 
 
+def nobody(study: Study) -> Iterator[Trial]:
+    """Where any budget of a range may be asked for: its plan is finished then."""
+    yield from ()
+
+
 def smallest_first(tolerance: float, metric: str) -> Finalists:
     """The smallest network that loses no more than the tolerance, by what is known of it, until it is one that was
     finished."""
@@ -76,8 +81,6 @@ class Loop:
     ahead: int = 1
     race: bool = False
     folder: RunFolder | None = None
-    check: Callable[[Plan], Outcome] | None = None
-    """Scores the best few plans once more at the end, as they would be delivered."""
     finalists: Finalists = best_first
     on_trial: OnTrial = lambda study, trial: None
     _again: dict[int, Outcome] = field(default_factory=dict, init=False)
@@ -118,13 +121,13 @@ class Loop:
 
         An `evaluate` that fails now and then costs a finalist, with a warning, and not the search.
         """
-        if self.check is None:
+        if self.study.check is None:
             return
         for trial in self.finalists(self.study):
             outcome = known.get(trial.plan.digest) or self.study.checked.get(trial.number)
             if outcome is None:
                 try:
-                    outcome = self.check(trial.plan)
+                    outcome = self.study.check(trial.plan)
                 except Exception as error:
                     warnings.warn(f"trial {trial.number} could not be finished: {error}", stacklevel=2)
                     self.study.unfinished.add(trial.number)
