@@ -2,13 +2,12 @@
 
 Every row is fine-tuned alike for as many epochs, with the dense network (of Plain-20, its teacher) as teacher, on the
 training images that score no plans; the test images are looked at after every epoch, for the table alone, and last and
-best epoch both stand in it. `amc_long` is the first plan of `amc`, fine-tuned for long on all training images, only where
-`--row` names it: ResNets as networks are trained from the start, for a GPU; Plain-20 by its lessons, two hours of a core.
-`l1` is the peers' usual baseline: uniform widths, the
-largest filters, no refit. Searches score 5,000 training images by agreement and race. Everything lies in
-benchmarks/runs/paper_cifar and resumes at the epoch where it stopped; rows that are done, here or in the committed
-result, are shown, so the table can be made bit by bit (`--network resnet56 --row amc --row uniform`), and `--before`
-leaves the hour of fine-tuning for later.
+best epoch both stand in it. `amc_long` is the first plan of `amc`, fine-tuned for long on all training images, and only
+where `--row` names it: ResNets as networks are trained from the start, for a GPU; Plain-20 by its lessons, two hours of
+a core. `l1` is the peers' usual baseline: uniform widths, the largest filters, no refit. Searches score 5,000 training
+images by agreement and race. Everything lies in benchmarks/runs/paper_cifar and resumes at the epoch where it stopped;
+rows that are done, here or in the committed result, are shown, so the table can be made bit by bit
+(`--network resnet56 --row amc --row uniform`), and `--before` leaves the hour of fine-tuning for later.
 Plain-20 has no public weights: it is trained first, by the same command, and kept beside the results, so that rows
 made later are of the same network. `--quick` (minutes) only shows that it works.
 """
