@@ -32,8 +32,9 @@ from secateur.prune import (
 from secateur.prune.calibration import input_rows, output_rows
 from secateur.prune.fold import without_norms
 from secateur.prune.moments import collect
-from secateur.prune.order import rank
+from secateur.prune.order import PUT_OFF, rank
 from secateur.prune.recalibrate import nearer, recalibrated
+from secateur.prune.refit import RIDGE
 from secateur.prune.sequence import Effort
 from secateur.prune.shrink import own_moments, own_products, shrink
 
@@ -319,6 +320,37 @@ def test_the_loss_curve_is_what_the_best_refit_loses() -> None:
         missed = y - kept @ torch.linalg.lstsq(kept, y).solution
         expected = float(missed.square().sum() / y.square().sum())
         assert order.loss[count] == pytest.approx(expected, rel=0.05, abs=1e-3), f"with {count} of 12"
+
+
+@pytest.mark.parametrize("kind", ["linear", "conv"])
+def test_elimination_always_takes_the_unit_that_costs_least(kind: str) -> None:
+    """Checked by the loss of the whole set that has left so far, with far more updates than are put off at a time."""
+    if kind == "linear":
+        model, x = settled(nn.Sequential(nn.Linear(20, 100), nn.ReLU(), nn.Linear(100, 30))), torch.randn(2000, 20)
+    else:
+        layers = nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 8, 3)
+        model, x = settled(nn.Sequential(*layers)), torch.randn(60, 3, 12, 12)
+    graph = sc.inspect(model, x[:2])
+    moments = collect(model, graph, Calibration((x,)))
+    order = rank(model, graph, moments)["0"]
+    square = moments["2"].square[0].clone()
+    weight = model.get_parameter("2.weight").detach().flatten(1).double()
+    energy = float(((weight @ square) * weight).sum())
+    square.diagonal().add_(RIDGE * square.diagonal().mean())
+    inverse, each = torch.linalg.inv(square), weight.shape[1] // len(order.units)
+    assert weight.shape[1] > 1.5 * PUT_OFF
+
+    def lost(units: list[int]) -> float:
+        gone = torch.cat([torch.arange(unit * each, (unit + 1) * each) for unit in units])
+        slab = weight[:, gone]
+        return float((torch.linalg.solve(inverse[gone][:, gone], slab.T) * slab.T).sum()) / energy
+
+    gone: list[int] = []
+    for unit in order.units[:0:-1]:
+        least = min(lost([*gone, other]) for other in range(len(order.units)) if other not in gone)
+        gone.append(int(unit))
+        assert order.loss[-1 - len(gone)] == pytest.approx(lost(gone), rel=1e-6)
+        assert lost(gone) == pytest.approx(least, rel=1e-6), f"{unit} is not the least of those left"
 
 
 def test_magnitude_keeps_the_largest_filters() -> None:
