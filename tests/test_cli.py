@@ -313,6 +313,35 @@ def test_a_run_is_exported_and_measured(job, capsys, monkeypatch):
     assert "pruned" in said
 
 
+def test_what_is_finished_is_exported_without_searching_or_proving_again(job, monkeypatch):
+    run = job.parent / "run"
+    assert main(["finetune", str(job)]) == 0
+    before = sc.load(run / "small.safetensors", zoo.build("resnet20", 10, 1, width=8)).state_dict()
+
+    def forbidden(*args, **options):
+        raise AssertionError("it is there already")
+
+    with monkeypatch.context() as patched:
+        for verb in ("search", "inspect", "finetune"):
+            patched.setattr(f"secateur.compress.{verb}", forbidden)
+        assert main(["export", str(run), "--runtime", "onnxruntime"]) == 0
+        assert main(["measure", str(run), "--runtime", "torch"]) == 0
+        job.write_text(job.read_text().replace("epochs = 1", "epochs = 2"))
+        with pytest.raises(AssertionError, match="there already"):
+            main(["export", str(job), "--runtime", "onnxruntime"])
+    assert main(["export", str(job), "--runtime", "onnxruntime"]) == 0
+    after = sc.load(run / "small.safetensors", zoo.build("resnet20", 10, 1, width=8)).state_dict()
+    assert any(not torch.equal(tensor, before[name]) for name, tensor in after.items()), "it was to be trained anew"
+
+
+def test_what_inspect_prints_into_a_file_is_not_cut_short(job, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    assert main(["inspect", str(job)]) == 0
+    said = capsys.readouterr().out
+    assert "…" not in said
+    assert "layer3.2.conv1" in said
+
+
 def test_a_runtime_nobody_knows_is_refused_before_the_search(job, capsys):
     assert main(["export", str(job), "--runtime", "tensorrt"]) == 2
     assert main(["measure", str(job), "--runtime", "tensorrt"]) == 2

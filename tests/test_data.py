@@ -391,6 +391,13 @@ def test_grey_and_palette_images_become_colour(tmp_path: Path) -> None:
     assert load_dataset(tmp_path, image_size=9).train_images.shape == (8, 9, 9, 3)
 
 
+def test_a_class_that_is_not_in_test_is_told(tmp_path: Path) -> None:
+    for place in ("train/ant", "train/bee", "test/bee"):
+        write_images(tmp_path / place, 2, 0)
+    with pytest.warns(UserWarning, match="test has no images of ant"):
+        assert load_dataset(tmp_path, image_size=8).num_classes == 2
+
+
 def test_image_folder_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match="no class folders"):
         load_dataset(tmp_path, image_size=8)

@@ -518,12 +518,13 @@ def test_small_bars_merge_neighbours_where_there_is_no_room():
 def test_fine_tuning_shows_each_epoch():
     console, out = quiet()
     with FineTuneProgress(3, console=console) as progress:
-        for number, score in enumerate([0.5, 0.75, None]):
+        for number, score in enumerate([0.5, None, 0.75]):
             progress(SimpleNamespace(number=number, loss=1.5 - number, score=score, seconds=2.0))
     lines = out.getvalue().splitlines()
     assert len(lines) == 3
     assert lines[0].startswith("fine-tune 1/3")
-    assert "loss -0.5000  score 0.7500  best 0.7500" in lines[2]
+    assert lines[1].endswith("loss 0.5000")
+    assert lines[2].endswith("loss -0.5000  top-1 0.7500")
 
 
 def test_a_resumed_fine_tuning_goes_on_counting():
@@ -532,4 +533,4 @@ def test_a_resumed_fine_tuning_goes_on_counting():
         progress(SimpleNamespace(number=6, loss=0.5, score=None, seconds=2.0))
     assert "fine-tune 7/10" in out.getvalue()
     assert "0:00:06 left" in out.getvalue()
-    assert "score" not in out.getvalue()
+    assert "top-1" not in out.getvalue()

@@ -15,6 +15,7 @@ from secateur.cli import main
 from secateur.compress import Run
 from secateur.graph import count_costs
 from secateur.job import read_job
+from secateur.stages import steps
 
 TABLES = """
 [budget]
@@ -124,10 +125,10 @@ def test_what_agrees_and_teaches_is_the_dense_network(job: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("share", "stage", "steps"), [(0.001, 0.1, 3), (0.125, 0.5, 3), (0.1, 0.1, 1), (0.0099, 0.1, 3)]
+    ("share", "stage", "number"), [(0.001, 0.1, 3), (0.125, 0.5, 3), (0.1, 0.1, 1), (0.0099, 0.1, 3)]
 )
-def test_steps_are_no_more_than_it_takes(job: Path, share: float, stage: float, steps: int) -> None:
-    assert replace(read_job(job), stage=stage).steps(share) == steps
+def test_steps_are_no_more_than_it_takes(job: Path, share: float, stage: float, number: int) -> None:
+    assert steps(replace(read_job(job), stage=stage), share) == number
 
 
 def test_a_small_budget_may_be_absolute() -> None:

@@ -29,11 +29,14 @@ from secateur.report import FineTuneProgress, SearchProgress
 from secateur.run import Study, accuracy, agreement, locked, score_of, write_atomically
 from secateur.runtimes import Measured, export
 from secateur.search import RULES, AccuracyGuaranteed, SearchSpace, apply_rule
+from secateur.stages import stages
 
 COMPARED = 16
 """Test images on which an exported file is compared with PyTorch."""
 SEARCHED = "searched"
 """The row of the job's own searcher."""
+DELIVERED, MADE = "small.safetensors", "small.json"
+"""The network that a run is for, at the top of its folder, and how it was made."""
 STAGE = "stage"
 """Where, in the folder of a run, the run of the stage before lies."""
 
@@ -75,18 +78,15 @@ class Run:
         job, folder = self.job, self.folder / STAGE
         if self._begun and not folder.exists():
             return None
-        share = job.budget.limit(self.whole.dense) / self.whole.cost.dense
-        steps = job.steps(share)
-        if steps == 1 and self._begun:
+        number = stages(job, self.whole)
+        if number == 1 and self._begun:
             raise JobError(f"{self.folder} was reached in stages, which are fine-tuned: give [finetune] epochs above 0")
-        if steps == 1:
+        if number == 1:
             return None
-        # Refused now, not after the steps before, where not even the last could reach it.
-        least = dataclasses.replace(job.space, min_keep=job.space.min_keep**steps, step=1)
-        SearchSpace(self.graph, job.budget, least, job.settings.prices)
-        budget = Budget.of(job.budget.metric, share ** (1 - 1 / steps))
+        share = job.budget.limit(self.whole.dense) / self.whole.cost.dense
+        budget = Budget.of(job.budget.metric, share ** (1 - 1 / number))
         stage = dataclasses.replace(job, budget=budget, folder=str(folder), report=ReportJob(()))
-        found = Run(stage, self.command, f"stage {steps - 1}")
+        found = Run(stage, self.command, f"stage {number - 1}")
         found.__dict__["materials"] = self.materials  # they are the same, and many
         return found
 
@@ -99,7 +99,7 @@ class Run:
         """What is searched: the dense network, or what the stage before has left of it, for good once that is used."""
         if self.before is None:
             return self.materials.model
-        left = self.before.folder / "small.safetensors"
+        left = self.before.folder / DELIVERED
         return load(left, self.materials.fresh()).eval() if self._begun else self.before.small()
 
     @cached_property
@@ -141,13 +141,15 @@ class Run:
         return self._studies[name]
 
     def _search(self, name: str) -> Study:
+        progress = SearchProgress(self.job.trials, self._called(name), self.job.score)
+        progress.begin()
         strategy = self.job.searcher if name == SEARCHED else SEARCHERS[name](seed=self.job.searcher.seed)
         budget, settings = self.space.budget, self.job.settings
         # What one budget comes to was measured once, for all.
         if settings.measured and name != SEARCHED and not budget.is_range:
             budget = Budget.of(budget.metric, self.study().space.limit, absolute=True)
             settings = dataclasses.replace(settings, measured=False)
-        with SearchProgress(self.job.trials, self._called(name)) as progress:
+        with progress:
             return search(
                 self.start,
                 self.materials.example,
@@ -236,7 +238,8 @@ class Run:
         small.cpu()
         save(small, home / "small.safetensors")
         if name == SEARCHED:
-            save(small, self.folder / "small.safetensors")
+            save(small, self.folder / DELIVERED)
+            write_atomically(self.folder / MADE, self._made)  # last: it says how the network beside it was made
         rows = [dataclasses.asdict(epoch) for epoch in history]
         write_atomically(home / "history.json", json.dumps(rows).encode())
         return small.eval()
@@ -270,14 +273,28 @@ class Run:
     def _forget_training(self, home: Path) -> None:
         for late in ("finetune.pt", "small.safetensors", "history.json"):
             (home / late).unlink(missing_ok=True)
-        delivered = self.folder / "small.safetensors"
+        delivered = self.folder / DELIVERED
         if home.name == SEARCHED and delivered.exists():
+            (self.folder / MADE).unlink(missing_ok=True)
             delivered.replace(self.folder / "previous.safetensors")
 
     @property
     def delivered(self) -> nn.Module:
-        """What the run is for: the fine-tuned network, or the pruned one where no epochs were asked for."""
+        """What the run is for: the fine-tuned network, or the pruned one where no epochs were asked for.
+
+        Where it was made already, as the job asks for it now, nothing is searched or proven again.
+        """
+        network, note = self.folder / DELIVERED, self.folder / MADE
+        if network.exists() and note.exists() and note.read_bytes() == self._made:
+            return load(network, self.materials.fresh()).eval()
         return self.small() if self.job.finetune.epochs else self.pruned()
+
+    @property
+    def _made(self) -> bytes:
+        """How the delivered network is made, as far as the job of a run may change."""
+        job = self.job
+        made = {"trials": job.trials, "seconds": job.seconds, "finetune": _recipe(job.finetune)}
+        return json.dumps(made, indent=2).encode() + b"\n"
 
     @property
     def compared(self) -> int:

@@ -12,6 +12,10 @@ from secateur.materials import LOOKED_AT, materials
 from secateur.plan import Budget
 from secateur.run import accuracy
 from secateur.search import SearchSpace
+from secateur.stages import stages
+
+WIDEST = 1000
+"""Columns where the output is a file or another program: lines are as long as they are."""
 
 
 def print_inspection(job: Job) -> None:
@@ -19,10 +23,12 @@ def print_inspection(job: Job) -> None:
     stuff = materials(job)
     graph = inspect(stuff.model, stuff.example)
     space = SearchSpace(graph, Budget.of(job.budget.metric, 1.0), job.space, job.settings.prices)
-    steps = job.steps(job.budget.limit(space.dense) / space.cost.dense)
-    if steps == 1:
-        space = SearchSpace(graph, job.budget, job.space, job.settings.prices)  # refused where it cannot be met
+    number = stages(job, space)
+    if number == 1:
+        space = SearchSpace(graph, job.budget, job.space, job.settings.prices)
     console = Console()
+    if not console.is_terminal:
+        console.width = WIDEST
     console.print(_layers(graph))
     console.print(_sites(space))
     for metric, price in space.prices.items():
@@ -36,7 +42,7 @@ def print_inspection(job: Job) -> None:
     least = space.cost({site.key: site.least for site in space.sites}) / space.cost.dense
     console.print(
         f"dense: {graph.dense.macs:,} MACs, {graph.dense.params:,} parameters, {graph.dense.bytes:,} bytes\n"
-        f"budget: {job.budget}, in {steps} step{'s' if steps > 1 else ''}; "
+        f"budget: {job.budget}, in {number} step{'s' if number > 1 else ''}; "
         f"the least that one can reach is {least:.1%}; {len(space.sites)} sites are searched"
     )
 
@@ -44,7 +50,7 @@ def print_inspection(job: Job) -> None:
 def _layers(graph: ModelGraph) -> Table:
     table = Table(title="Layers in forward order")
     for heading in ("layer", "kind", "in", "out", "kernel", "output", "MACs", "share"):
-        table.add_column(heading, justify="left" if heading in ("layer", "kind") else "right")
+        table.add_column(heading, justify="left" if heading in ("layer", "kind") else "right", overflow="fold")
     for layer in graph.layers:
         table.add_row(
             layer.name,
@@ -62,7 +68,9 @@ def _layers(graph: ModelGraph) -> Table:
 def _sites(space: SearchSpace) -> Table:
     table = Table(title="What is cut together: channel groups, and weights of layers that may be sparse")
     for heading in ("group", "units", "step", "made by", "read by", "a tenth saves", "left alone because"):
-        table.add_column(heading, justify="right" if heading in ("units", "step", "a tenth saves") else "left")
+        number = heading in ("units", "step", "a tenth saves")
+        # Names are needed whole, for the job's patterns.
+        table.add_column(heading, justify="right" if number else "left", overflow="fold")
     steps = {site.key: str(site.step) for site in space.sites}
     for group in space.graph.groups:
         reason = space.settings.left_alone(group)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import math
 import sys
 import tomllib
 from collections.abc import Mapping
@@ -186,16 +185,6 @@ class Job:
                 raise JobError(f"[report] rivals: {name!r} is there twice")
             if self.budget.is_range and name not in FOR_RANGES:
                 raise JobError(f"[report] rivals: {name!r} serves no range of budgets, as {', '.join(FOR_RANGES)} do")
-
-    def steps(self, share: float) -> int:
-        """In how many stages this share of the dense network is reached.
-
-        Ranges, what is sparse or met by measurement, and what is not fine-tuned, take one.
-        """
-        at_once = self.budget.is_range or self.space.sparsity or self.measured or not self.finetune.epochs
-        if at_once or share >= self.stage * (1 - 1e-9):
-            return 1
-        return math.ceil(math.log(share) / math.log(self.stage) - 1e-9)
 
     @property
     def settings(self) -> SearchSettings:

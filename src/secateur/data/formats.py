@@ -7,6 +7,7 @@ import math
 import os
 import pickle
 import re
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
@@ -193,6 +194,8 @@ def read_image_folder(root: Path, image_size: int | None) -> tuple[Arrays, int]:
             )
         for part, folder in folders.items():
             files[part], labels[part] = _class_files(folder, classes)
+            if absent := [classes[number] for number in {*range(len(classes))} - {*labels[part].tolist()}]:
+                warnings.warn(f"{folder} has no images of {', '.join(sorted(absent))}, as train has", stacklevel=2)
     else:
         classes = _class_names(root)
         found, numbers = _class_files(root, classes)

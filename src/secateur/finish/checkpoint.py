@@ -212,7 +212,10 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
         model.load_state_dict(state, strict=True)
     except (RuntimeError, AttributeError) as error:
         lines = " ".join(str(error).split())
-        raise CheckpointError(f"{place} does not fit {type(model).__name__}: {lines[:300]}") from error
+        raise CheckpointError(
+            f"{place} does not fit {type(model).__name__} as it is built: give the options (number of classes, width) "
+            f"that it was trained with. {lines[:300]}"
+        ) from error
 
 
 def _weights_only(place: Path) -> dict[str, Tensor]:

@@ -60,7 +60,7 @@ PLANS_CAPTION = (
     "The plan for each budget: how much of each layer stays, the darker the more, by what the whole network costs. "
     "`front_plans` in report.json has the numbers."
 )
-TUNING_CAPTION = "How accuracy came back: the score after each epoch of fine-tuning."
+TUNING_CAPTION = "How accuracy came back: top-1 on the images that score plans, after each epoch of fine-tuning."
 
 
 def _keeps_caption(report: Report) -> str:
@@ -209,7 +209,7 @@ def blocks_per_layer(report: Report) -> str:
 
 
 def accuracy_by_epoch(report: Report) -> str:
-    """Score after each epoch of fine-tuning, for every row that has one."""
+    """Top-1 after each epoch of fine-tuning, for every row that has one."""
     colour = colours(report)
 
     def draw(axes: Axes) -> None:
@@ -225,7 +225,7 @@ def accuracy_by_epoch(report: Report) -> str:
             values = [np.nan if score is None else score for score in scores]
             axes.plot(range(1, len(scores) + 1), values, **look)
             handles.insert(0, Line2D([], [], label=name, **look))
-        axes.set_ylabel("score")
+        axes.set_ylabel("top-1")
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         legend(axes, handles)

@@ -161,13 +161,18 @@ def _can_redraw(console: Console) -> bool:
 class SearchProgress:
     """Shows a search: `with SearchProgress(400) as progress: search(..., on_trial=progress)`."""
 
-    def __init__(self, trials: int, name: str = "search", console: Console | None = None) -> None:
+    def __init__(self, trials: int, name: str = "search", score: str = "score", console: Console | None = None) -> None:
         self._screen = _Screen(name, trials, console)
+        self._score = score
         self._study: Study | None = None
         self._seen = 0
         self._failures = 0
         self._best: Trial | None = None
         self._best_reward = -math.inf
+
+    def begin(self) -> None:
+        """Say, where that is known, that it takes a while until there is anything to show."""
+        self._screen.say(f"{self._screen.name}: reading the data, proving what can be cut, ranking channels")
 
     def __enter__(self) -> Self:
         self._screen.start(self._details)
@@ -203,7 +208,7 @@ class SearchProgress:
         if study is None or best is None or best.outcome is None:
             return lines
         costs = "  ".join(f"{m} {share(best.outcome.costs[m], study.dense.costs[m])}" for m in best.outcome.costs.known)
-        found = f"best (trial {best.number}): score {best.outcome.score:.4f}  reward {best.outcome.reward:.4f}"
+        found = f"best (trial {best.number}): {self._score} {best.outcome.score:.4f}  reward {best.outcome.reward:.4f}"
         lines.append(Text(f"{found}  {costs}"))
         lines += self._after(study)
         if self._screen.console.options.ascii_only:
@@ -216,19 +221,22 @@ class SearchProgress:
     def _after(self, study: Study) -> list[Text]:
         """What goes on, or has come out, when all trials are done; a range of budgets has no plans to finish."""
         if study.checked and study.best.outcome:
-            return [Text(f"best once finished (trial {study.best.number}): score {study.best.outcome.score:.4f}")]
+            best = study.best
+            return [Text(f"best once finished (trial {best.number}): {self._score} {study.best.outcome.score:.4f}")]
         if self._seen < self._screen.pace.total or study.space.budget.is_range:
             return []
         return [Text("finishing the best plans, to score them as they would be delivered", style="dim")]
 
 
 class FineTuneProgress:
-    """Shows fine-tuning: `with FineTuneProgress(20) as progress: finetune(..., on_epoch=progress)`."""
+    """Shows fine-tuning: `with FineTuneProgress(20) as progress: finetune(..., on_epoch=progress)`.
+
+    Epochs are scored by top-1, if they are.
+    """
 
     def __init__(self, epochs: int, name: str = "fine-tune", console: Console | None = None) -> None:
         self._screen = _Screen(name, epochs, console)
-        self._losses: list[float] = []
-        self._scores: list[float] = []
+        self._last: EpochLike | None = None
 
     def __enter__(self) -> Self:
         self._screen.start(self._details)
@@ -241,16 +249,12 @@ class FineTuneProgress:
 
     def __call__(self, epoch: EpochLike) -> None:
         """Take one finished epoch in; those before a resume may or may not be told again."""
-        self._losses.append(epoch.loss)
-        if epoch.score is not None:
-            self._scores.append(epoch.score)
+        self._last = epoch
         self._screen.pace.mark(epoch.number + 1, epoch.seconds)
         self._screen.step(self._details)
 
     def _details(self) -> list[Text]:
-        if not self._losses:
+        if self._last is None:
             return []
-        line = f"loss {self._losses[-1]:.4f}"
-        if self._scores:
-            line += f"  score {self._scores[-1]:.4f}  best {max(self._scores):.4f}"
-        return [Text(line)]
+        top1 = "" if self._last.score is None else f"  top-1 {self._last.score:.4f}"
+        return [Text(f"loss {self._last.loss:.4f}{top1}")]

@@ -22,7 +22,7 @@ DENSE = "dense"
 class Row:
     """One network of the comparison: the dense one, one pruned by a rule, or the one the search found.
 
-    Accuracies are fractions in [0, 1]; `score` is on the data that rewarded the search, `before` and
+    Accuracies are fractions in [0, 1]; `score` is top-1 on the data that scored plans, `before` and
     `after` are on the test data, before and after fine-tuning.
     """
 

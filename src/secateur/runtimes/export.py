@@ -69,7 +69,7 @@ class Runtime:
         """Raises ExportError where something is not installed."""
         if self.missing:
             raise ExportError(
-                f"{self.name} needs {', '.join(self.missing)}, not installed: pip install 'secateur[{self.name}]'"
+                f"{self.name} needs {', '.join(self.missing)}, not installed: pip install {' '.join(self.missing)}"
             )
 
 

@@ -32,7 +32,7 @@ try:
     from openvino.op import Constant
     from openvino.passes import ConstantFolding, Manager
 except ImportError as error:
-    raise JobError("this engine needs the package openvino: pip install 'secateur[openvino]'") from error
+    raise JobError("this engine needs the package openvino: pip install openvino onnx onnxscript") from error
 
 # No pinning: two engines side by side would be pinned to the same core. f32 has to be said, or it may be 16 bits.
 SETTINGS = {

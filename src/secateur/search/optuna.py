@@ -1,4 +1,4 @@
-"""The samplers of the optuna family behind our protocol: `pip install secateur[optuna]`."""
+"""The samplers of the optuna family behind our protocol: `pip install optuna cmaes`."""
 
 from __future__ import annotations
 
@@ -230,4 +230,4 @@ def _needs_the_extra() -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        raise StudyError(f"this searcher needs {error.name}: pip install secateur[optuna]") from error
+        raise StudyError(f"this searcher needs {error.name}: pip install optuna cmaes") from error

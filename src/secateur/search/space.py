@@ -144,7 +144,7 @@ class SearchSpace:
         if least > self.lowest:
             raise BudgetError(
                 f"the budget of {budget} cannot be met: with every site at its least, {least / self.cost.dense:.1%} "
-                f"({least:,.6g} {budget.metric}) is left. Allow more, lower min_keep (now {self.settings.min_keep}), "
+                f"({least:,.6g} {budget.metric}) is left. Allow more, lower min_keep (now {self.settings.min_keep:g}), "
                 f"or let more be cut (streams, leave){_meant(budget)}"
             )
 

@@ -24,7 +24,8 @@ def session(place: str, threads: int) -> Callable[[Sequence[Any]], list[Any]]:
     def run(inputs: Sequence[Any]) -> list[Any]:
         with net.create_extractor() as extractor:
             for name, x in zip(takes, inputs, strict=True):
-                extractor.input(name, ncnn.Mat(np.ascontiguousarray(x[0])).clone())
+                pixels = np.ascontiguousarray(x[0])  # a Mat does not own it: it has to outlive the clone
+                extractor.input(name, ncnn.Mat(pixels).clone())
             return [np.array(extractor.extract(name)[1])[None] for name in gives]
 
     return run

@@ -1,0 +1,37 @@
+"""In how many stages a budget is reached: a network that has lost too much at once teaches a search nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from secateur.errors import BudgetError
+from secateur.job import Job
+from secateur.search import SearchSpace
+
+
+def stages(job: Job, whole: SearchSpace) -> int:
+    """How many it takes; `whole` is all that could be cut of the dense network.
+
+    Raises BudgetError now, not after the stages before, where not even the last could reach it.
+    """
+    number = steps(job, job.budget.limit(whole.dense) / whole.cost.dense)
+    least = job.space if number == 1 else dataclasses.replace(job.space, min_keep=job.space.min_keep**number, step=1)
+    try:
+        SearchSpace(whole.graph, job.budget, least, job.settings.prices)
+    except BudgetError as error:
+        if number == 1:
+            raise
+        raise BudgetError(f"{error}. It would take {number} stages, each with the job's min_keep") from error
+    return number
+
+
+def steps(job: Job, share: float) -> int:
+    """In how many steps, none below the job's `stage`, this share of the dense network is reached.
+
+    Ranges, what is sparse or met by measurement, and what is not fine-tuned, take one.
+    """
+    at_once = job.budget.is_range or job.space.sparsity or job.measured or not job.finetune.epochs
+    if at_once or share >= job.stage * (1 - 1e-9):
+        return 1
+    return math.ceil(math.log(share) / math.log(job.stage) - 1e-9)
