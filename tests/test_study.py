@@ -573,6 +573,9 @@ def test_the_best_plans_are_scored_as_they_are_delivered_and_only_once(tmp_path:
     assert study.best.number == max(study.checked, key=lambda number: study.checked[number].reward)
     delivered = sc.prune(model, image(), study.best.plan, calibration=batches())
     assert evaluate(delivered.eval()) == pytest.approx(study.best.outcome.score, abs=1e-6)
+    quicker = study.prune(study.best.plan)
+    assert not quicker.training
+    assert torch.equal(quicker(image()), delivered(image()))
 
     calls.clear()
     again = search(tmp_path / "run", evaluate, model=model)

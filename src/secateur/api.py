@@ -129,7 +129,8 @@ def search(  # noqa: PLR0913  # each is a thing the caller has, and all but four
     workers = InProcess(evaluators[0]) if settings.workers == 1 else Threads(evaluators)
     proposer = strategy.start(space)
     race = settings.race and settings.reward is resource_constrained  # it compares scores, whatever is paid for them
-    study = Study(space, dense, check=Evaluator(pruner.final, space, evaluate, settings.reward, dense=dense))
+    check = Evaluator(pruner.final, space, evaluate, settings.reward, dense=dense)
+    study = Study(space, dense, check=check, pruner=pruner)
     loop = Loop(study, proposer, workers, strategy.seed, settings.ahead, race, home)
     if budget.is_range and isinstance(settings.reward, AccuracyGuaranteed):
         loop.finalists = smallest_first(settings.reward.tolerance, settings.reward.metric)

@@ -24,7 +24,6 @@ from secateur.graph import ModelGraph
 from secateur.job import SEARCHERS, FineTuneJob, Job, ReportJob
 from secateur.materials import Materials, materials
 from secateur.plan import Budget, Plan, Trial
-from secateur.prune import Calibration, Pruner
 from secateur.report import FineTuneProgress, SearchProgress
 from secateur.run import Study, accuracy, agreement, locked, score_of, write_atomically
 from secateur.runtimes import Measured, export
@@ -128,12 +127,6 @@ class Run:
             budget = Budget.of(budget.metric, budget.limit(self.whole.dense), absolute=True)
         return SearchSpace(graph, budget, self.job.space, self.job.settings.prices)
 
-    @cached_property
-    def pruner(self) -> Pruner:
-        """Channel orders and moments, shared by every row."""
-        calibration = Calibration((self.materials.calibration,))
-        return Pruner(self.start, self.space.graph, calibration, self.job.prune)
-
     def study(self, name: str = SEARCHED) -> Study:
         """The search of the job's searcher, or of a rival, from the start or from where it stopped."""
         if name not in self._studies:
@@ -199,7 +192,7 @@ class Run:
         """The network for any budget of the range that was searched, and its test top-1 before fine-tuning."""
         budget = self.job.budget
         plan = self.study().plan(Budget.of(budget.metric, value, budget.absolute))
-        small = self.pruner.final(self.space.counts(plan))
+        small = self.study().prune(plan)
         place = self.place(f"at_{value:g}.safetensors")
         save(small, place)
         write_atomically(place.with_suffix(".json"), json.dumps(plan.to_json(), indent=2).encode() + b"\n")
@@ -225,7 +218,7 @@ class Run:
             return load(network, self.materials.fresh()).eval()
         note.unlink(missing_ok=True)  # written last: it says that the network beside it is this plan's
         self._forget_training(home)
-        small = self.pruner.final(self.space.counts(plan))
+        small = self.study().prune(plan)  # of the job's own search: every row is cut and refitted by the same
         save(small, network)
         write_atomically(note, raw)
         return small.eval()

@@ -7,9 +7,12 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+from torch import nn
+
 from secateur.errors import BudgetError, StudyError
 from secateur.graph import ModelGraph
 from secateur.plan import Budget, Outcome, Plan, Trial
+from secateur.prune import Pruner
 from secateur.search import Conditioned, Searcher, SearchSpace
 
 
@@ -30,6 +33,8 @@ class Study:
     """Finishes a plan's network as it would be delivered, and scores it."""
     searcher: Searcher | None = None
     """What proposed the trials, with all that it learnt."""
+    pruner: Pruner | None = field(default=None, repr=False, compare=False)
+    """What the search has prepared to make networks of plans."""
 
     @property
     def graph(self) -> ModelGraph:
@@ -123,6 +128,15 @@ class Study:
     def _checked_reward(self, plan: Plan) -> float:
         assert self.check is not None
         return self.check(plan).reward
+
+    def prune(self, plan: Plan) -> nn.Module:
+        """The network of a plan for good, in eval mode: what `sc.prune` gives, without preparing for it again.
+
+        Raises StudyError where the study does not come from `sc.search`.
+        """
+        if self.pruner is None:
+            raise StudyError("this study was not made by sc.search: use sc.prune")
+        return self.pruner.final(self.space.counts(plan))
 
     def under(self, limit: float) -> Plan:
         """The plan to take where no more than `limit` may be spent, in the metric's own unit, whatever was searched.
