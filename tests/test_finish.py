@@ -1,5 +1,6 @@
 """Fine-tuning restores, resumes to the same weights, and checkpoints never unpickle."""
 
+import copy
 import os
 import pickle
 import subprocess
@@ -380,3 +381,60 @@ def test_two_processes_train_as_one_does(tmp_path):
     for name, tensor in alone["weights"].items():
         assert torch.equal(first["weights"][name], second["weights"][name])
         torch.testing.assert_close(first["weights"][name], tensor, rtol=1e-4, atol=1e-5)
+
+
+# ---- what it is fed --------------------------------------------------------------------------------------------------
+
+
+class Wide(nn.Module):
+    """Answers for every pixel."""
+
+    def __init__(self, classes: int = 3) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, classes, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(x)
+
+
+X = torch.randn(8, 1, 6, 6, generator=torch.Generator().manual_seed(1))
+FLAT = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
+
+
+@pytest.mark.parametrize(
+    ("network", "batch", "says"),
+    [
+        (FLAT, (X, torch.rand(8)), r"labels \[8\] of float32: for logits \[8, 3\] .* \[8\] of int64"),
+        (FLAT, (X, torch.rand(8, 3)), r"labels \[8, 3\] of float32"),
+        (FLAT, (X, torch.zeros(8, dtype=torch.int32)), "of int32"),
+        (FLAT, (X, torch.full((8,), 3)), "label 3: the network tells 3 classes apart"),
+        (FLAT, {"x": X, "y": torch.zeros(8)}, "a dict, not pairs of tensors"),
+        (FLAT, X, "a Tensor, not pairs"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(36, 1)), (X, torch.zeros(8).long()), "of two classes or more"),
+        (Wide(), (X, torch.zeros(8).long()), r"class indices \[8, 6, 6\]"),
+    ],
+)
+def test_what_cannot_be_learnt_from_is_refused(network, batch, says):
+    with pytest.raises(sc.DataError, match=says):
+        sc.finetune(copy.deepcopy(network), [batch], epochs=1)
+
+
+def test_a_teacher_of_other_classes_and_a_frozen_network_are_refused():
+    batch = (X, torch.zeros(8).long())
+    teacher = nn.Sequential(nn.Flatten(), nn.Linear(36, 4))
+    with pytest.raises(sc.DataError, match=r"logits are \[8, 3\], the teacher's \[8, 4\]"):
+        sc.finetune(copy.deepcopy(FLAT), [batch], teacher=teacher, epochs=1)
+    with pytest.raises(sc.DataError, match="nothing to train"):
+        sc.finetune(copy.deepcopy(FLAT).requires_grad_(False), [batch], epochs=1)
+
+
+def test_a_teacher_of_every_pixel_weighs_the_same_whatever_their_number():
+    settings, losses = sc.FineTune(epochs=1, distil=1.0, precision="float32", lr=1e-9), []
+    torch.manual_seed(0)
+    student, teacher = nn.Conv2d(1, 3, 1), nn.Conv2d(1, 3, 1)
+    for side in (4, 12):
+        images = X[:, :, :1, :1].expand(-1, -1, side, side)
+        batch = (images, torch.zeros(8, side, side).long())
+        losses.append(sc.finetune(copy.deepcopy(student), [batch], teacher=teacher, settings=settings)[0].loss)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert losses[0] > 0.01

@@ -14,6 +14,36 @@ import secateur as sc
 from secateur import zoo
 from secateur.graph import ModelGraph, as_inputs, trace
 
+# ---- what is looked at -----------------------------------------------------------------------------------------------
+
+
+class Squeezing(nn.Module):
+    """Drops the batch where it is one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 8, 3), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.conv(x).relu().mean((2, 3), keepdim=True).squeeze())
+
+
+def test_one_example_tells_as_much_as_two() -> None:
+    model, x = settled(Squeezing()), torch.randn(2, 3, 8, 8)
+    one, two = trace(model, x[:1]), trace(model, x)
+    assert one.layers == two.layers
+    assert all(layer.once for layer in one.layers)
+
+
+def test_hooks_are_told_of_and_torchscript_is_refused() -> None:
+    model, example = build("plain")
+    model.get_submodule("conv1").register_forward_hook(lambda module, args, out: out * 3)
+    with pytest.warns(UserWarning, match="conv1 has forward hooks"):
+        trace(model, example)
+    with pytest.raises(sc.TraceError, match=r"compiled by torch\.jit"):
+        trace(torch.jit.trace(build("plain")[0], example), example)
+
+
 # ---- layers ----------------------------------------------------------------------------------------------------------
 
 

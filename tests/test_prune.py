@@ -524,8 +524,32 @@ def test_calibration_comes_in_many_forms() -> None:
     assert len(Calibration.gather([x, x, x], most=50)) == 50
     both = Calibration.gather([(x, labels, labels)], inputs=2)
     assert [tuple(part.shape) for part in both.inputs] == [(30, 3, 8, 8), (30,)]
-    with pytest.raises(sc.DataError, match="holds 1 tensors; the model takes 2"):
-        Calibration.gather([x], inputs=2)
+    wrong: dict[str, tuple[Any, int]] = {
+        r"a Tensor that does not begin .* takes \(2\)": ([x], 2),
+        "a dict that does not begin": ([{"image": x}], 1),
+        "not finite": ([x, x.log()], 1),
+        "is empty": ([], 1),
+    }
+    for says, (given, inputs) in wrong.items():
+        with pytest.raises(sc.DataError, match=says):
+            Calibration.gather(given, inputs=inputs)
+
+
+def test_calibration_inputs_that_the_network_does_not_take_are_refused() -> None:
+    model, example = build("plain")
+    graph = sc.inspect(model, example)
+    for wrong in (torch.randn(4, 2, 8, 8), torch.randn(4, 3, 8, 8).double(), torch.randn(4, 3)):
+        with pytest.raises(sc.DataError, match="does not run on the calibration inputs"):
+            collect(model, graph, Calibration((wrong,)))
+
+
+def test_layers_that_see_nothing_at_all_are_no_error() -> None:
+    model = settled(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4)))
+    with torch.no_grad():
+        model.get_parameter("0.bias").fill_(-1e6)  # whatever comes in, no unit answers
+    x = torch.randn(20, 6)
+    small = sc.prune(model, x[:2], sc.Plan({"0": 0.5}), calibration=[x])
+    torch.testing.assert_close(small(x), model(x))
 
 
 # ---- batch norms -----------------------------------------------------------------------------------------------------
@@ -699,6 +723,7 @@ def assert_untouched(before: dict[str, Any], after: dict[str, Any]) -> None:
         assert torch.equal(tensors[1][key][1], value), f"{key} was changed"
 
 
+@pytest.mark.filterwarnings("ignore:.*forward hooks")
 def test_search_and_prune_touch_nothing_of_the_callers() -> None:
     model = hooked_model()
     before = described(model)

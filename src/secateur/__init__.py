@@ -1,6 +1,7 @@
 """Secateur: prune a trained PyTorch network to a budget you can measure."""
 
 from secateur.api import block_sparse, export, inspect, measure, meet, prune, search
+from secateur.cost import CostModel
 from secateur.errors import (
     BudgetError,
     CheckpointError,
@@ -15,6 +16,7 @@ from secateur.errors import (
     TraceError,
 )
 from secateur.finish import FineTune, finetune, load, save
+from secateur.graph import ModelGraph
 from secateur.plan import Budget, Costs, Outcome, Plan, Site, Trial
 from secateur.prune import PruneSettings
 from secateur.run import Study, accuracy, agreement
@@ -29,8 +31,11 @@ from secateur.search import (
     Evolution,
     Knapsack,
     Random,
+    Searcher,
+    SearchSpace,
     Shallow,
     SpaceSettings,
+    Strategy,
     Uniform,
 )
 from secateur.settings import SearchSettings
@@ -45,6 +50,7 @@ __all__ = [
     "BudgetError",
     "CheckpointError",
     "Composite",
+    "CostModel",
     "Costs",
     "DataError",
     "Deep",
@@ -55,16 +61,20 @@ __all__ = [
     "FineTune",
     "JobError",
     "Knapsack",
+    "ModelGraph",
     "Outcome",
     "Plan",
     "PlanError",
     "PruneSettings",
     "Random",
     "SearchSettings",
+    "SearchSpace",
+    "Searcher",
     "SecateurError",
     "Shallow",
     "Site",
     "SpaceSettings",
+    "Strategy",
     "Study",
     "StudyError",
     "TraceError",

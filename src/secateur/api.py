@@ -7,6 +7,7 @@ import math
 import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import is_dataclass
 from functools import partial
 from pathlib import Path
 
@@ -54,6 +55,9 @@ from secateur.search import (
 from secateur.settings import SearchSettings, identity
 from secateur.sparse import block_sparse_layers, masked_layers
 
+SCORES_APART = 0.01
+"""Share by which a score may differ from what it was before a resume: other machines round otherwise."""
+
 
 def inspect(model: nn.Module, example_input: Example) -> ModelGraph:
     """Trace a model and prove, group by group, that its channels can be cut. Nothing is trained or changed.
@@ -88,8 +92,8 @@ def search(  # noqa: PLR0913  # each is a thing the caller has, and all but four
         example_input: a tensor [N, ...] or a tuple of them.
         evaluate: network -> score, higher is better, on data kept for this (never the test set).
         calibration: batches of some hundreds of unlabelled inputs, or of (inputs, labels).
-        budget: the most the pruned network may cost; no trial ever exceeds it.
-        searcher: settings of the searcher; `Bayesian` by default.
+        budget: the most the pruned network may cost; no trial ever exceeds it, whoever proposes it.
+        searcher: settings of the searcher, a frozen dataclass with `seed` and `start`; `Bayesian` by default.
         trials: how many plans to evaluate.
         folder: where the study lives; a study found there is resumed, bit for bit.
         settings: search space, pruning and workers.
@@ -105,6 +109,10 @@ def search(  # noqa: PLR0913  # each is a thing the caller has, and all but four
     """
     strategy: Strategy = searcher or Bayesian()
     settings = settings or SearchSettings()
+    if isinstance(strategy, type) or not is_dataclass(strategy):
+        raise StudyError(
+            f"searcher is {strategy!r:.80}: give the settings of one, a dataclass such as sc.Random(seed=1)"
+        )
     if trials < 1:
         raise StudyError(f"trials = {trials}: give 1 or more")
     if settings.race and not isinstance(evaluate, Staged):
@@ -119,6 +127,8 @@ def search(  # noqa: PLR0913  # each is a thing the caller has, and all but four
     home = RunFolder(folder, identity(model, space, strategy, settings)) if folder is not None else None
     dense = Outcome(score_of(evaluate, private_copy(model).requires_grad_(False)), space.dense, 0.0, 0.0)
     _try_reward(settings.reward, dense)
+    if home is not None:
+        _compare_scores(home.dense_score(dense.score), dense.score)
     inputs = Calibration.gather(calibration, inputs=len(as_inputs(example_input)))
     pruner = Pruner(model, space.graph, inputs, settings.prune)
     space = space.informed(pruner.losses, weighed=settings.reward is not resource_constrained)
@@ -155,6 +165,16 @@ def _try_reward(reward: Reward, dense: Outcome) -> None:
         reward(dense.score, dense.costs, dense)
     except Exception as error:
         raise StudyError(f"the reward of the dense network: {type(error).__name__}: {error}") from error
+
+
+def _compare_scores(before: float, now: float) -> None:
+    """Tell, as far as the dense network does, that the trials of a resumed study were scored by something else."""
+    if abs(now - before) > SCORES_APART * max(abs(now), abs(before)):
+        warnings.warn(
+            f"the dense network scored {before:.6g} when this study began, and {now:.6g} now: by another evaluate, or "
+            "on other data, its trials cannot be compared; use a new folder",
+            stacklevel=3,
+        )
 
 
 def _evaluators(

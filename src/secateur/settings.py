@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, is_dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +40,16 @@ class SearchSettings:
     reward: Reward = resource_constrained
     """What a plan is paid: `resource_constrained`, `AccuracyGuaranteed`, `Composite`, or any function (score, costs,
     dense) -> float, dense being the dense network's outcome. Only the first makes sense with a single budget."""
-    latency: str | None = None
-    """What tells latency: a profile that comes with Secateur (pixel1), or a table's or profile's file."""
+    latency: str | CostModel | None = None
+    """What tells latency: a profile that comes with Secateur (pixel1), a table's or profile's file, or a cost model of
+    your own, a frozen dataclass."""
     measured: bool = False
     """Whether a latency budget is meant as measured here, on the runtime that the table is of: a few plans are timed
     before the first trial, and the limit is set to what the budget comes to by the table (see also `meet`). A range of
     budgets is searched by the table alone."""
-    energy: str | None = None
-    """What tells energy: `estimate`, by operations and bytes moved, or the file of a table that a meter made."""
+    energy: str | CostModel | None = None
+    """What tells energy: `estimate`, by operations and bytes moved, the file of a table that a meter made, or a cost
+    model of your own, a frozen dataclass."""
     engine: str = "torch"
     """What runs the candidates: torch, openvino or openvino-int8 (both need `secateur[openvino]`). With the latter
     two, the best few plans are scored again by torch at the end, and the best of those is reported."""
@@ -55,7 +59,10 @@ class SearchSettings:
             raise StudyError(f"workers = {self.workers}: give 1 or more")
         if self.seconds is not None and not self.seconds > 0:
             raise StudyError(f"seconds = {self.seconds}: give more than 0")
-        if self.measured and self.latency in (None, *DEVICES):
+        for metric, model in (("latency_ms", self.latency), ("energy_mj", self.energy)):
+            if model is not None and not isinstance(model, str) and (not _frozen(model) or model.metric != metric):
+                raise StudyError(f"{model!r:.80} does not tell {metric}: give a frozen dataclass whose metric is that")
+        if self.measured and (not isinstance(self.latency, str) or self.latency in DEVICES):
             raise StudyError("measured needs a table of this machine: name its file (latency = ...)")
         if self.engine not in ENGINES:
             raise StudyError(f"engine = {self.engine!r}: give one of {', '.join(ENGINES)}")
@@ -68,8 +75,8 @@ class SearchSettings:
     @property
     def prices(self) -> list[CostModel]:
         """Cost models of the metrics that shapes alone do not tell. Raises BudgetError."""
-        found: list[CostModel] = [] if self.latency is None else [latency_model(self.latency)]
-        return found if self.energy is None else [*found, energy_model(self.energy)]
+        models = (self.latency, latency_model), (self.energy, energy_model)
+        return [read(told) if isinstance(told, str) else told for told, read in models if told is not None]
 
 
 def identity(model: nn.Module, space: SearchSpace, searcher: Strategy, settings: SearchSettings) -> dict[str, Any]:
@@ -89,9 +96,21 @@ def identity(model: nn.Module, space: SearchSpace, searcher: Strategy, settings:
         "race": settings.race,
         "engine": settings.engine,
         "reward": _named(settings.reward),
-        "latency": [settings.latency, _digest_of(settings.latency)],
-        "energy": [settings.energy, _digest_of(settings.energy)],
+        "latency": _told_by(settings.latency),
+        "energy": _told_by(settings.energy),
     }
+
+
+def _frozen(settings: object) -> bool:
+    params = getattr(settings, "__dataclass_params__", None)
+    return params is not None and params.frozen and not isinstance(settings, type)
+
+
+def _told_by(model: str | CostModel | None) -> list[str | None]:
+    """What tells a metric, and what it holds."""
+    return (
+        [model, _digest_of(model)] if model is None or isinstance(model, str) else [type(model).__name__, repr(model)]
+    )
 
 
 def _in_order(table: dict[str, Any]) -> Any:
@@ -108,12 +127,26 @@ def _named(reward: Reward) -> dict[str, Any]:
     """A reward as plain values."""
     if is_dataclass(reward) and not isinstance(reward, type):
         return {"kind": type(reward).__name__, **asdict(reward)}
-    found = {"kind": getattr(reward, "__qualname__", type(reward).__name__)}
+    found: dict[str, Any] = {"kind": getattr(reward, "__qualname__", type(reward).__name__)}
     if reward is resource_constrained:
         return found
+    if held := _held(reward):
+        found["holds"] = held
     with suppress(OSError, TypeError):  # a user's own: two functions of one name are not the same
         found["source"] = hashlib.sha256(inspect.getsource(reward).encode()).hexdigest()[:16]
     return found
+
+
+def _held(reward: Any) -> dict[str, str]:
+    """The plain values in a function's closure, a partial's arguments or an object: they make it another reward."""
+    if isinstance(reward, partial):
+        return {"of": str(_named(reward.func)), **_plain(dict(enumerate(reward.args)) | reward.keywords)}
+    closed = inspect.getclosurevars(reward).nonlocals if inspect.isfunction(reward) else getattr(reward, "__dict__", {})
+    return _plain(closed)
+
+
+def _plain(values: Mapping[Any, Any]) -> dict[str, str]:
+    return {str(name): repr(value) for name, value in values.items() if isinstance(value, (str, int, float, tuple))}
 
 
 def _weights_digest(model: nn.Module) -> str:

@@ -28,17 +28,20 @@ class Lesson:
         self._mine, self._theirs = Seen(mine), Seen(theirs)
 
     def loss(self, answer: Callable[[Tensor], Tensor], inputs: Tensor, labels: Tensor) -> Tensor:
-        """Of the student's `answer` to inputs [N, ...], with class indices [N]."""
+        """Of the student's `answer` to inputs [N, ...], logits [N, classes, ...], with class indices [N, ...]."""
         settings = self.settings
         logits = as_logits(answer(inputs))
+        _check_labels(logits, labels)
         hard = F.cross_entropy(logits.float(), labels, label_smoothing=settings.label_smoothing)
         if self.teacher is None:
             return hard
         with torch.no_grad():
-            lesson = self.teacher(inputs)
+            lesson = as_logits(self.teacher(inputs), "the teacher")
+        if lesson.shape != logits.shape:
+            raise DataError(f"the network's logits are {list(logits.shape)}, the teacher's {list(lesson.shape)}")
         heat = settings.temperature
         mine, theirs = F.log_softmax(logits.float() / heat, 1), F.log_softmax(lesson.float() / heat, 1)
-        soft = F.kl_div(mine, theirs, reduction="batchmean", log_target=True) * heat**2
+        soft = F.kl_div(mine, theirs, reduction="none", log_target=True).sum(1).mean() * heat**2
         loss = settings.distil * soft + (1 - settings.distil) * hard
         return loss + settings.feature_weight * self._apart() if settings.features else loss
 
@@ -63,14 +66,32 @@ class Lesson:
         return torch.stack(gaps).mean()
 
 
-def as_logits(answer: object) -> Tensor:
-    """What a network answers in training. Raises DataError where that is not one tensor."""
-    if isinstance(answer, Tensor):
-        return answer
-    raise DataError(
-        f"in training the network answers by a {type(answer).__name__}, not by logits [N, classes]: build it without "
-        "auxiliary heads, or wrap it"
-    )
+def as_logits(answer: object, whose: str = "the network") -> Tensor:
+    """What a network answers in training. Raises DataError where that is no tensor of logits."""
+    if not isinstance(answer, Tensor):
+        raise DataError(
+            f"in training {whose} answers by a {type(answer).__name__}, not by logits [N, classes]: build it without "
+            "auxiliary heads, or wrap it"
+        )
+    if answer.dim() < 2 or answer.shape[1] < 2:
+        raise DataError(
+            f"{whose} answers by {list(answer.shape)}: only classifiers of two classes or more, by logits "
+            "[N, classes], can be fine-tuned here; train other networks as you trained the dense one"
+        )
+    return answer
+
+
+def _check_labels(logits: Tensor, labels: Tensor) -> None:
+    wanted = [len(logits), *logits.shape[2:]]
+    if labels.dtype != torch.int64 or [*labels.shape] != wanted:
+        raise DataError(
+            f"train_batches give labels {list(labels.shape)} of {str(labels.dtype).removeprefix('torch.')}: for logits "
+            f"{list(logits.shape)} they have to be class indices {wanted} of int64"
+        )
+    if labels.device.type == "cpu" and labels.numel() and int(labels.max()) >= logits.shape[1]:  # a GPU would wait
+        raise DataError(
+            f"train_batches give label {int(labels.max())}: the network tells {logits.shape[1]} classes apart"
+        )
 
 
 def _modules(network: nn.Module, names: Sequence[str]) -> dict[str, nn.Module]:

@@ -51,6 +51,8 @@ class Training:
         model.to(memory_format=self._layout)  # type: ignore[call-overload]
         self.lesson = Lesson(model, teacher, settings, self.device)
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        if not trained:
+            raise DataError("none of the network's parameters requires a gradient: there is nothing to train")
         self.optimizer = _sgd(trained, settings, self.device)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, _cosine(settings, steps))
         self.average = _average(model, settings.averaging)
@@ -82,7 +84,7 @@ class Training:
         total, seen = torch.zeros((), device=self.device), 0
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(self.settings.seed + number)
-            for inputs, labels in batches:
+            for inputs, labels in map(_labelled, batches):
                 if len(labels) >= 2 * self.among.count:  # norms need two examples in every process
                     total += self._step(inputs, labels) * len(labels)
                     seen += len(labels)
@@ -159,6 +161,13 @@ class Training:
             raise
         except Exception as error:
             raise CheckpointError(f"{place} cannot be resumed from ({error}); delete it to train afresh") from error
+
+
+def _labelled(batch: object) -> tuple[Tensor, Tensor]:
+    """A batch as it is learnt from. Raises DataError where it is another thing."""
+    if isinstance(batch, (tuple, list)) and len(batch) == 2 and all(isinstance(part, Tensor) for part in batch):
+        return batch[0], batch[1]
+    raise DataError(f"train_batches give a {type(batch).__name__}, not pairs of tensors (inputs, class indices)")
 
 
 def _sgd(trained: list[nn.Parameter], settings: FineTune, device: torch.device) -> torch.optim.Optimizer:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from secateur.errors import TraceError
@@ -26,6 +27,8 @@ def as_inputs(example_input: Example) -> tuple[Tensor, ...]:
 
 def private_copy(model: nn.Module) -> nn.Module:
     """A deep copy in eval mode, without hooks, whose floating-point parameters all require gradients."""
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TraceError(f"{type(model).__name__} is compiled by torch.jit: give the nn.Module that it was made from")
     try:
         private = copy.deepcopy(model).eval()
     except Exception as error:

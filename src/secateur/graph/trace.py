@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 
 import torch
@@ -30,6 +31,8 @@ def trace(model: nn.Module, example_input: Example) -> ModelGraph:
         private.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         _refuse_computed_weights(private)
         _refuse_sparse_weights(private)
+        _tell_of_hooks(model)
+        inputs = _several(private, inputs)
         calls = watch(private, inputs)
         coupling = couple(private, inputs)
     shared = _shared(private)
@@ -43,6 +46,30 @@ def trace(model: nn.Module, example_input: Example) -> ModelGraph:
         reasons = "; ".join(f"{group.key}: {group.fixed}" for group in groups[:5]) or "it has no such layers"
         raise TraceError(f"nothing of {type(model).__name__} can be pruned ({reasons})")
     return graph
+
+
+def _tell_of_hooks(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if module._forward_hooks or module._forward_pre_hooks:
+            warnings.warn(
+                f"{name or type(model).__name__} has forward hooks, which a pruned network does not have: if they "
+                "change what it answers, let its forward do that",
+                stacklevel=4,
+            )
+            return
+
+
+def _several(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """One example twice, where the network takes two: `squeeze` takes the batch away from one alone."""
+    if any(len(x) != 1 for x in inputs):
+        return inputs
+    twice = tuple(torch.cat((x, x)) for x in inputs)
+    try:
+        with torch.no_grad():
+            model(*twice)
+    except Exception:  # it is made for one at a time
+        return inputs
+    return twice
 
 
 def _refuse_computed_weights(model: nn.Module) -> None:

@@ -33,9 +33,12 @@ class Calibration:
         columns: list[list[Tensor]] = [[] for _ in range(inputs)]
         seen = 0
         for batch in batches:
-            parts = (batch,) if isinstance(batch, Tensor) else tuple(batch)
+            parts = (batch,) if isinstance(batch, Tensor) else tuple(batch) if isinstance(batch, (tuple, list)) else ()
             if len(parts) < inputs or not all(isinstance(part, Tensor) for part in parts[:inputs]):
-                raise DataError(f"a calibration batch holds {len(parts)} tensors; the model takes {inputs}")
+                raise DataError(
+                    f"a calibration batch is a {type(batch).__name__} that does not begin with as many tensors as the "
+                    f"model takes ({inputs})"
+                )
             for column, part in zip(columns, parts, strict=False):
                 column.append(part[: most - seen])
             seen += len(columns[0][-1])
@@ -43,7 +46,10 @@ class Calibration:
                 break
         if seen == 0:
             raise DataError("the calibration data is empty; give some hundreds of unlabelled examples")
-        return cls(tuple(torch.cat(column).detach() for column in columns))
+        inputs_of_all = tuple(torch.cat(column).detach() for column in columns)
+        if any(x.is_floating_point() and not x.isfinite().all() for x in inputs_of_all):
+            raise DataError("the calibration data holds numbers that are not finite (NaN or infinity): take them out")
+        return cls(inputs_of_all)
 
     def __len__(self) -> int:
         return len(self.inputs[0])

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from secateur.errors import DataError
 from secateur.graph import Layer, ModelGraph
 from secateur.prune.calibration import Calibration, input_rows, sample_positions
 from secateur.prune.offset import has_offset
@@ -68,9 +69,17 @@ def collect(model: nn.Module, graph: ModelGraph, calibration: Calibration, batch
         with torch.no_grad():
             for batch in calibration.batches(batch_size):
                 model(*batch)
+    except (RuntimeError, TypeError, IndexError) as error:
+        shapes = ", ".join(f"{[*x.shape[1:]]} of {x.dtype}".replace("torch.", "") for x in calibration.inputs)
+        raise DataError(f"the network does not run on the calibration inputs, {shapes} each: {error}") from error
     finally:
         for handle in handles:
             handle.remove()
+    unseen = [name for name, mine in sums.items() if not mine.seen]
+    if unseen:
+        raise DataError(
+            f"the calibration inputs never reach {unseen[0]}, as the example input does: give such as it is"
+        )
     return {name: sums.pop(name).moments() for name in list(sums)}
 
 
@@ -79,6 +88,11 @@ class _Sums:
 
     def __init__(self, centred: bool, positions: Tensor) -> None:
         self._centred, self._positions, self._seen = centred, positions, 0
+
+    @property
+    def seen(self) -> int:
+        """Examples that have been added."""
+        return self._seen
 
     def add(self, module: nn.Module, x: Tensor) -> None:
         """The rows of a batch of examples."""

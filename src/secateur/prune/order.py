@@ -171,6 +171,6 @@ def _consumers(module: nn.Module, index: npt.NDArray[np.int64], moments: Moments
         rows = weight.unflatten(0, (len(moments.square), -1))[number].to(precise)
         square = square.to(precise, copy=True)
         energy = float(((rows @ square) * rows).sum())
-        square.diagonal().add_(RIDGE * square.diagonal().mean())
+        square.diagonal().add_(RIDGE * square.diagonal().mean() + 1e-12)
         found.append((_Consumer(torch.linalg.inv(square), rows, blocks), energy))
     return found

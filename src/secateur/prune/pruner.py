@@ -64,7 +64,7 @@ class Pruner:
         needed = self.settings.refit or self.settings.criterion == "elimination"
         moments = collect(self.dense, graph, calibration) if needed else {}
         self.orders: Orders = rank(self.dense, graph, moments, self.settings.criterion)
-        folded, plain = without_norms(self.dense, graph, calibration.head(1).inputs)
+        folded, plain = without_norms(self.dense, graph, calibration.head(2).inputs)
         # How much an output matters shows behind its norm, not before: outputs compare where norms are folded.
         self.weight_orders: WeightOrders = rank_weights(folded, graph, moments, self.settings.criterion)
         known = moments if self.settings.refit else None

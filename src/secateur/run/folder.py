@@ -73,17 +73,24 @@ class RunFolder:
 
     def limit(self, found: Callable[[], float]) -> float:
         """The limit that was found by measuring when the study began; `found()` where it begins now."""
-        place = self.path / "limit.json"
+        return self._number("limit", found)
+
+    def dense_score(self, found: float) -> float:
+        """What the dense network scored when the study began; `found` where it begins now."""
+        return self._number("dense", lambda: found)
+
+    def _number(self, name: str, found: Callable[[], float]) -> float:
+        place = self.path / f"{name}.json"
         if not place.exists():
-            write_atomically(place, json.dumps({"limit": found()}).encode() + b"\n")
+            write_atomically(place, json.dumps({name: found()}).encode() + b"\n")
         try:
-            return float(json.loads(place.read_text())["limit"])
+            return float(json.loads(place.read_text())[name])
         except (ValueError, KeyError, TypeError) as error:
             raise StudyError(f"{place} is damaged ({error}); restore it, or use a new folder") from error
 
     def save_searcher(self, now: Snapshot) -> None:
         """Keep a snapshot, in the place of the last."""
-        arrays = {name: array.copy() for name, array in now.state.items()}
+        arrays = {name: np.array(array) for name, array in now.state.items()}
         asked = json.dumps([plan.to_json() for plan in now.asked])
         note = {"told": str(now.told), "asked": asked, "seconds": f"{now.seconds:.3f}"}
         write_atomically(self.path / "searcher.safetensors", save(arrays or {"nothing": np.zeros(1)}, metadata=note))

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from secateur.errors import StudyError
+from secateur.errors import PlanError, StudyError
 from secateur.plan import Outcome, Plan, Trial
 from secateur.run.folder import RunFolder, Snapshot
 from secateur.run.study import Study
@@ -156,7 +156,11 @@ class Loop:
 
     def _ask(self) -> Plan:
         with one_thread():
-            return self.searcher.ask()
+            plan = self.searcher.ask()
+        try:
+            return self.study.space.check(plan)
+        except PlanError as error:
+            raise StudyError(f"{type(self.searcher).__name__} asked for a plan that is none here: {error}") from error
 
     def _begin(self, number: int, plan: Plan, recorded: list[Trial]) -> tuple[Plan, Trial | Future[Outcome]]:
         """Evaluate a plan, unless the journal holds it already, or a trial that was told by then had the same."""

@@ -70,11 +70,32 @@ def agreement(model: nn.Module, images: Tensor, batch: int = 100) -> Examples:
     Images [N, C, H, W] stay in memory. It ranks plans as test top-1 does on far fewer images than top-1 takes, though
     the model was trained on them (`benchmarks/scores.py`).
     """
+    _refuse_none(images)
     dense = private_copy(model).eval()
     device = next((each.device for each in dense.parameters()), None)
     with torch.inference_mode():
-        logits = torch.cat([dense(piece.to(device)).cpu() for piece in images.split(batch)])
+        logits = torch.cat([_answer(dense, piece.to(device)).cpu() for piece in images.split(batch)])
+    if logits[:1].numel() < 2:
+        raise EvaluationError(
+            "agreement compares logits of two classes or more, and the network gives one number: score it by a "
+            "function of your own (network -> number, higher is better)"
+        )
     return Examples(images, logits, cosine, batch)
+
+
+def _refuse_none(images: Tensor) -> None:
+    if not len(images):
+        raise EvaluationError("there are no images to score by: give some hundreds")
+
+
+def _answer(network: nn.Module, inputs: Tensor) -> Tensor:
+    outputs = network(inputs)
+    if isinstance(outputs, Tensor):
+        return outputs
+    raise EvaluationError(
+        f"accuracy and agreement are of networks that answer by logits [N, classes], and this one answers by a "
+        f"{type(outputs).__name__}: score it by a function of your own (network -> number, higher is better)"
+    )
 
 
 def _is_right(logits: Tensor, labels: Tensor) -> Tensor:
@@ -99,6 +120,7 @@ class Examples:
     def __init__(
         self, images: Tensor, targets: Tensor, measure: Callable[[Tensor, Tensor], Tensor], batch: int
     ) -> None:
+        _refuse_none(images)
         layout = torch.channels_last if images.dim() == 4 else torch.contiguous_format
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
         pieces = order.to(images.device).split(batch)
@@ -119,7 +141,7 @@ class Examples:
         seen, device = 0, next((each.device for each in network.parameters()), None)
         for piece, targets in zip(self._pieces, self._targets, strict=True):
             with torch.inference_mode():
-                outputs = network(piece.to(device))
+                outputs = _answer(network, piece.to(device))
                 found.append(self._measure(outputs, targets.to(outputs.device)).cpu().numpy())
             seen += len(piece)
             if seen >= marks[0]:

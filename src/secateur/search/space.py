@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from secateur.cost import CostModel, CountedCosts, LayerTable, NetworkCost, model_for
-from secateur.errors import BudgetError, TraceError
+from secateur.errors import BudgetError, PlanError, TraceError
 from secateur.graph import ChannelGroup, ModelGraph, Sparsity, entries_of, may_be_sparse, with_entries, with_sparsity
 from secateur.plan import Budget, Costs, Plan, Site
 from secateur.sparse import Pattern, patterns
@@ -188,6 +188,19 @@ class SearchSpace:
     def counts(self, plan: Plan) -> dict[str, int]:
         """Units kept at every site."""
         return {site.key: site.count(plan[site.key]) for site in self.sites}
+
+    def check(self, plan: Plan) -> Plan:
+        """The plan itself. Raises PlanError where it decides on what is no site, or costs more than it may."""
+        if not isinstance(plan, Plan):
+            raise PlanError(f"{type(plan).__name__} is no Plan: build one by space.fit(keeps) or space.plan(counts)")
+        if unknown := {*plan} - {site.key for site in self.sites}:
+            raise PlanError(f"{min(unknown)} is no site of this search")
+        if (cost := self.cost(self.counts(plan))) > self.limit * (1 + 1e-9):
+            raise PlanError(
+                f"the plan costs {cost:,.6g} {self.budget.metric}, more than the {self.limit:,.6g} that it may: "
+                "space.fit(keeps) gives one that does not"
+            )
+        return plan
 
     def plan(self, counts: Mapping[str, int]) -> Plan:
         """The plan that keeps these units."""
