@@ -1,5 +1,7 @@
 """Entries: a convolution may leave out channels of a stream that others still need."""
 
+import copy
+import pickle
 from pathlib import Path
 
 import pytest
@@ -108,6 +110,9 @@ def test_a_plan_names_its_entries_and_the_file_brings_them_back(tmp_path: Path) 
     with torch.no_grad():
         assert torch.equal(back(images(4)), small.eval()(images(4)))
     assert back.get_submodule("layer1.1.conv1").in_channels == 4
+    for same in (copy.deepcopy(small), pickle.loads(pickle.dumps(small))):
+        with torch.no_grad():
+            assert torch.equal(same(images(4)), back(images(4)))
 
 
 @pytest.mark.parametrize("wrong", [torch.tensor([0, 1, 2, 8]), torch.tensor([0.0, 1, 2, 3]), torch.tensor([[0, 1]])])

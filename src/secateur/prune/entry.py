@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,10 @@ class Picking(_Layer):
         """x [N, C, ...], C > max(picked)."""
         return super().forward(picked_inputs(self, x))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copied and pickled by the class that it was of: its own is made as it is needed, and has no place."""
+        return _empty, (type(self).__bases__[1],), self.__dict__
+
 
 _PICKING: dict[type, type] = {}
 
@@ -33,6 +37,12 @@ def _picking(kind: type) -> type:
     if kind not in _PICKING:
         _PICKING[kind] = type(f"Picking{kind.__name__}", (Picking, kind), {})
     return _PICKING[kind]
+
+
+def _empty(kind: type) -> nn.Module:
+    """One of its kind, to be filled."""
+    made: nn.Module = object.__new__(_picking(kind))
+    return made
 
 
 def pick(module: nn.Module, channels: Tensor) -> None:
