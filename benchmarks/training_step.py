@@ -20,7 +20,7 @@ import secateur as sc
 from secateur.data import TrainBatches
 from secateur.search import SearchSpace
 
-ROUNDS, STEPS, BATCH = 5, 20, 128
+ROUNDS, STEPS, BATCH = 3, 15, 128
 DEFAULT = sc.FineTune(epochs=2, distil=0.9)
 WAYS = {
     "default": DEFAULT,
