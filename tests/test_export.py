@@ -143,7 +143,7 @@ def test_a_runtime_that_is_not_installed(monkeypatch: pytest.MonkeyPatch, tmp_pa
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else find(name))
     assert "onnxruntime" not in installed()
-    with pytest.raises(sc.ExportError, match=r"pip install 'secateur\[onnxruntime\]'"):
+    with pytest.raises(sc.ExportError, match=r"pip install onnxruntime"):
         sc.export(nn.Flatten(), images(), tmp_path / "a.onnx", runtime="onnxruntime")
 
 

@@ -163,7 +163,7 @@ def test_a_missing_package_is_an_error_that_says_what_to_install(
     rival: type[TPE] | type[CMAES], package: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(sc.StudyError, match=rf"needs {package}: pip install secateur\[optuna\]"):
+    with pytest.raises(sc.StudyError, match=rf"needs {package}: pip install optuna cmaes"):
         rival().start(space())
 
 
