@@ -39,7 +39,7 @@ class FineTune:
     channels_last: bool = True
     """Lay images and weights out as most kernels of convolutions like them."""
     compile: bool = False
-    """Compile the network first (torch.compile), which takes minutes: for many epochs. It has not been timed."""
+    """Compile the network first (torch.compile). On a CPU it has not paid (`benchmarks/training_step.py`)."""
     replay: bool = False
     """On a GPU, record a step once as a CUDA graph and replay it: for small networks, which Python is slow to launch.
     What `forward` decides in Python at every pass (a layer dropped by `random`, say) would be decided once."""
