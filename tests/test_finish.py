@@ -389,9 +389,9 @@ def test_two_processes_train_as_one_does(tmp_path):
 class Wide(nn.Module):
     """Answers for every pixel."""
 
-    def __init__(self, classes: int = 3) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(1, classes, 3, padding=1)
+        self.conv = nn.Conv2d(1, 3, 3, padding=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.conv(x)

@@ -13,16 +13,16 @@ from secateur.search import SearchSpace
 def stages(job: Job, whole: SearchSpace) -> int:
     """How many it takes; `whole` is all that could be cut of the dense network.
 
-    Raises BudgetError now, not after the stages before, where not even the last could reach it.
+    Of several, raises BudgetError now, not after the stages before, where not even the last could reach it; a single
+    one is refused by its own space.
     """
     number = steps(job, job.budget.limit(whole.dense) / whole.cost.dense)
-    least = job.space if number == 1 else dataclasses.replace(job.space, min_keep=job.space.min_keep**number, step=1)
-    try:
-        SearchSpace(whole.graph, job.budget, least, job.settings.prices)
-    except BudgetError as error:
-        if number == 1:
-            raise
-        raise BudgetError(f"{error}. It would take {number} stages, each with the job's min_keep") from error
+    if number > 1:
+        least = dataclasses.replace(job.space, min_keep=job.space.min_keep**number, step=1)
+        try:
+            SearchSpace(whole.graph, job.budget, least, job.settings.prices)
+        except BudgetError as error:
+            raise BudgetError(f"{error}. It would take {number} stages, each with the job's min_keep") from error
     return number
 
 
