@@ -36,6 +36,7 @@ def test_the_page_runs(said: dict[str, Any], tmp_path: Path, capsys: pytest.Capt
     assert len({trial.plan.digest for trial in said["climbed"].trials}) > 1
     dense = said["faster"].dense.costs.latency_ms
     assert all(trial.outcome.costs.latency_ms <= 0.6 * dense for trial in said["faster"].trials)
+    assert said["history"][-1].loss < said["history"][0].loss
     assert said["weighed"].best.outcome.costs.params < said["graph"].dense.params
 
 

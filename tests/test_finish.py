@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 import secateur as sc
 from secateur import zoo
@@ -417,6 +418,48 @@ FLAT = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
 def test_what_cannot_be_learnt_from_is_refused(network, batch, says):
     with pytest.raises(sc.DataError, match=says):
         sc.finetune(copy.deepcopy(network), [batch], epochs=1)
+
+
+def test_a_loss_of_ones_own_takes_the_place_of_the_labels_and_the_teachers():
+    settings, teacher = replace(SETTINGS, distil=0.3, temperature=2.0), small_network(1)
+
+    def alike(answer, labels, taught):
+        hard = F.cross_entropy(answer, labels)
+        soft = F.kl_div(
+            F.log_softmax(answer / 2, 1), F.log_softmax(taught / 2, 1), reduction="batchmean", log_target=True
+        )
+        return 0.3 * soft * 4 + 0.7 * hard
+
+    for taught, loss in ({}, F.cross_entropy), ({"teacher": teacher}, alike):
+        usual, own = small_network(), small_network()
+        sc.finetune(usual, batches(), settings=settings, **taught)
+        sc.finetune(own, batches(), settings=settings, loss=loss, **taught)
+        assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(usual.parameters(), own.parameters(), strict=True))
+
+
+def test_a_loss_of_ones_own_trains_what_is_no_classifier():
+    class Heads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(6, 1), nn.Linear(6, 2)
+
+        def forward(self, x):
+            return {"one": self.first(x).squeeze(1), "two": self.second(x)}
+
+    def loss(answer, labels):
+        return F.mse_loss(answer["one"], labels[:, 0]) + F.mse_loss(answer["two"], labels[:, 1:])
+
+    torch.manual_seed(0)
+    inputs = torch.rand(64, 6)
+    labels = inputs @ torch.rand(6, 3)
+    history = sc.finetune(Heads(), [(inputs, labels)] * 20, loss=loss, settings=replace(SETTINGS, epochs=8, lr=0.1))
+    assert history[-1].loss < 0.1 * history[0].loss
+
+
+@pytest.mark.parametrize("given", [nn.CrossEntropyLoss(reduction="none"), lambda answer, labels: 1.0])
+def test_a_loss_that_is_no_number_of_a_tensor_is_refused(given):
+    with pytest.raises(sc.DataError, match=r"loss gives a .* one number, the mean over the batch"):
+        sc.finetune(copy.deepcopy(FLAT), [(X, torch.zeros(8).long())], loss=given, epochs=1)
 
 
 def test_a_teacher_of_other_classes_and_a_frozen_network_are_refused():

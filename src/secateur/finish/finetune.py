@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.errors import DataError
+from secateur.finish.lesson import Lesson, Loss
 from secateur.finish.processes import processes
 from secateur.finish.settings import FineTune
 from secateur.finish.training import Epoch, Training
@@ -25,27 +26,31 @@ from secateur.sparse import block_sparse_layers
 OnEpoch = Callable[[Epoch], None]
 
 
-def finetune(
+def finetune(  # noqa: PLR0913  # as of search: what the caller has, and all but two have defaults
     model: nn.Module,
     train_batches: Iterable[tuple[Tensor, Tensor]],
     *,
     teacher: nn.Module | None = None,
+    loss: Loss | None = None,
     epochs: int | None = None,
     settings: FineTune | None = None,
     evaluate: Callable[[nn.Module], float] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     on_epoch: OnEpoch | None = None,
 ) -> list[Epoch]:
-    """Train a classifier in place; it ends in eval mode.
+    """Train a classifier, or any network by a loss of your own, in place; it ends in eval mode.
 
     Under `torchrun`, the processes share every batch among them: on GPUs each has its model on its own, on the CPU
     gloo joins them; scores, files and `on_epoch` are the first one's.
 
     Args:
         model: the pruned network; its device is used.
-        train_batches: re-iterable batches of (inputs, class indices [N]); one with `set_epoch(n)` is told the
-            epoch, so that a resumed training sees the same batches.
+        train_batches: re-iterable batches of (inputs [N, ...], class indices [N, ...]), or what `loss` takes as
+            labels [N, ...]; one with `set_epoch(n)` is told the epoch: a resumed training sees the same batches.
         teacher: the dense network, for distillation; it is not touched.
+        loss: in place of cross-entropy and distillation, `(answer, labels) -> mean over the batch`, a scalar tensor;
+            with a teacher, `(answer, labels, the teacher's answer)`. `distil`, `temperature` and `label_smoothing` of
+            the settings are then its own affair.
         epochs: shorthand for `settings.epochs`.
         settings: schedule, loss and precision.
         evaluate: called after every epoch; its score is in the history.
@@ -70,7 +75,8 @@ def finetune(
         place.parent.mkdir(parents=True, exist_ok=True)
     with (
         processes(next(model.parameters()).device) as among,
-        closing(Training(model, teacher, settings, steps, among)) as training,
+        closing(Lesson(model, teacher, settings, loss)) as lesson,
+        closing(Training(model, lesson, settings, steps, among)) as training,
     ):
         history = training.resume(place) if place is not None and place.exists() else []
         tell = on_epoch if on_epoch and among.rank == 0 else _nobody
@@ -80,9 +86,9 @@ def finetune(
             started = time.perf_counter()
             if hasattr(train_batches, "set_epoch"):
                 train_batches.set_epoch(number)
-            loss = training.epoch(number, train_batches)
+            mean = training.epoch(number, train_batches)
             score = among.told(_evaluated(training.delivered, evaluate) if among.rank == 0 else None)
-            history.append(Epoch(number, loss, score, time.perf_counter() - started))
+            history.append(Epoch(number, mean, score, time.perf_counter() - started))
             if place is not None:
                 training.save(place, history)
             tell(history[-1])

@@ -12,38 +12,59 @@ from torch import Tensor, nn
 from secateur.errors import DataError
 from secateur.finish.settings import FineTune
 
+Loss = Callable[..., Tensor]
+"""Of an answer and labels, and of the teacher's answer where there is a teacher: a number, the mean over a batch."""
+
 
 class Lesson:
-    """The loss of a batch. Without a teacher, labels are all there is."""
+    """The loss of a batch: a classifier's, or the caller's own. Without a teacher, labels are all there is."""
 
-    def __init__(self, student: nn.Module, teacher: nn.Module | None, settings: FineTune, device: torch.device) -> None:
-        self.settings = settings
+    def __init__(
+        self, student: nn.Module, teacher: nn.Module | None, settings: FineTune, own_loss: Loss | None = None
+    ) -> None:
+        self.settings, self._own_loss = settings, own_loss
         if settings.features and teacher is None:
             raise DataError("features are a teacher's: give the dense network as teacher")
-        wanted = teacher is not None and (settings.distil > 0 or settings.features)
-        self.teacher = copy.deepcopy(teacher).to(device).eval().requires_grad_(False) if teacher and wanted else None
+        heard = teacher is not None and (own_loss or settings.distil > 0 or settings.features)
+        place = next(student.parameters()).device
+        self.teacher = copy.deepcopy(teacher).to(place).eval().requires_grad_(False) if teacher and heard else None
         if self.teacher is not None and settings.channels_last:
             self.teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         mine, theirs = (_modules(network, settings.features) for network in (student, self.teacher or student))
         self._mine, self._theirs = Seen(mine), Seen(theirs)
 
     def loss(self, answer: Callable[[Tensor], Tensor], inputs: Tensor, labels: Tensor) -> Tensor:
-        """Of the student's `answer` to inputs [N, ...], logits [N, classes, ...], with class indices [N, ...]."""
+        """Of the student's `answer` to inputs [N, ...], a scalar; a classifier's labels are class indices [N, ...]."""
+        mine = answer(inputs)
+        with torch.no_grad():
+            theirs = self.teacher(inputs) if self.teacher is not None else None
+        loss = self._classified(mine, labels, theirs) if self._own_loss is None else self._own(mine, labels, theirs)
+        return loss + self.settings.feature_weight * self._apart() if self.settings.features else loss
+
+    def _classified(self, mine: object, labels: Tensor, theirs: object) -> Tensor:
+        """By logits [N, classes, ...]."""
         settings = self.settings
-        logits = as_logits(answer(inputs))
+        logits = as_logits(mine)
         _check_labels(logits, labels)
         hard = F.cross_entropy(logits.float(), labels, label_smoothing=settings.label_smoothing)
-        if self.teacher is None:
+        if theirs is None:
             return hard
-        with torch.no_grad():
-            lesson = as_logits(self.teacher(inputs), "the teacher")
+        lesson = as_logits(theirs, "the teacher")
         if lesson.shape != logits.shape:
             raise DataError(f"the network's logits are {list(logits.shape)}, the teacher's {list(lesson.shape)}")
         heat = settings.temperature
-        mine, theirs = F.log_softmax(logits.float() / heat, 1), F.log_softmax(lesson.float() / heat, 1)
-        soft = F.kl_div(mine, theirs, reduction="none", log_target=True).sum(1).mean() * heat**2
-        loss = settings.distil * soft + (1 - settings.distil) * hard
-        return loss + settings.feature_weight * self._apart() if settings.features else loss
+        cool, taught = F.log_softmax(logits.float() / heat, 1), F.log_softmax(lesson.float() / heat, 1)
+        soft = F.kl_div(cool, taught, reduction="none", log_target=True).sum(1).mean() * heat**2
+        return settings.distil * soft + (1 - settings.distil) * hard
+
+    def _own(self, mine: object, labels: Tensor, theirs: object) -> Tensor:
+        """By the caller's loss."""
+        assert self._own_loss is not None
+        loss = self._own_loss(mine, labels) if theirs is None else self._own_loss(mine, labels, theirs)
+        if not isinstance(loss, Tensor) or loss.dim():
+            what = f"a tensor {list(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
+            raise DataError(f"loss gives {what}: it has to give a tensor of one number, the mean over the batch")
+        return loss
 
     def close(self) -> None:
         """Leave both networks as they were."""
@@ -71,12 +92,12 @@ def as_logits(answer: object, whose: str = "the network") -> Tensor:
     if not isinstance(answer, Tensor):
         raise DataError(
             f"in training {whose} answers by a {type(answer).__name__}, not by logits [N, classes]: build it without "
-            "auxiliary heads, or wrap it"
+            "auxiliary heads, or give sc.finetune a loss of your own"
         )
     if answer.dim() < 2 or answer.shape[1] < 2:
         raise DataError(
-            f"{whose} answers by {list(answer.shape)}: only classifiers of two classes or more, by logits "
-            "[N, classes], can be fine-tuned here; train other networks as you trained the dense one"
+            f"{whose} answers by {list(answer.shape)}: without a loss of your own (sc.finetune takes one), only "
+            "classifiers of two classes or more, by logits [N, classes], can be fine-tuned"
         )
     return answer
 
@@ -86,7 +107,7 @@ def _check_labels(logits: Tensor, labels: Tensor) -> None:
     if labels.dtype != torch.int64 or [*labels.shape] != wanted:
         raise DataError(
             f"train_batches give labels {list(labels.shape)} of {str(labels.dtype).removeprefix('torch.')}: for logits "
-            f"{list(logits.shape)} they have to be class indices {wanted} of int64"
+            f"{list(logits.shape)} they have to be class indices {wanted} of int64, or sc.finetune needs your own loss"
         )
     if labels.device.type == "cpu" and labels.numel() and int(labels.max()) >= logits.shape[1]:  # a GPU would wait
         raise DataError(

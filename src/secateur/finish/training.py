@@ -36,10 +36,8 @@ class Epoch:
 class Training:
     """Trains `model` in place, epoch by epoch of `steps` batches each."""
 
-    def __init__(
-        self, model: nn.Module, teacher: nn.Module | None, settings: FineTune, steps: int, among: Processes
-    ) -> None:
-        self.model, self.settings, self.among = model, settings, among
+    def __init__(self, model: nn.Module, lesson: Lesson, settings: FineTune, steps: int, among: Processes) -> None:
+        self.model, self.lesson, self.settings, self.among = model, lesson, settings, among
         self.device = next(model.parameters()).device
         if settings.replay and (self.device.type != "cuda" or among.count > 1):
             raise DataError(
@@ -49,7 +47,6 @@ class Training:
         self.identity = _identity(settings) | {"batches": steps}
         self._layout = torch.channels_last if settings.channels_last else torch.contiguous_format
         model.to(memory_format=self._layout)  # type: ignore[call-overload]
-        self.lesson = Lesson(model, teacher, settings, self.device)
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         if not trained:
             raise DataError("none of the network's parameters requires a gradient: there is nothing to train")
@@ -74,8 +71,7 @@ class Training:
         self.model.eval()
 
     def close(self) -> None:
-        """Leave nothing in the networks that was not there."""
-        self.lesson.close()
+        """Let go of the GPU's memory."""
         self._replay = None  # what it has recorded holds on to the GPU's memory
 
     def epoch(self, number: int, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
@@ -167,7 +163,7 @@ def _labelled(batch: object) -> tuple[Tensor, Tensor]:
     """A batch as it is learnt from. Raises DataError where it is another thing."""
     if isinstance(batch, (tuple, list)) and len(batch) == 2 and all(isinstance(part, Tensor) for part in batch):
         return batch[0], batch[1]
-    raise DataError(f"train_batches give a {type(batch).__name__}, not pairs of tensors (inputs, class indices)")
+    raise DataError(f"train_batches give a {type(batch).__name__}, not pairs of tensors (inputs, labels)")
 
 
 def _sgd(trained: list[nn.Parameter], settings: FineTune, device: torch.device) -> torch.optim.Optimizer:
