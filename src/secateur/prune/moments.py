@@ -71,7 +71,10 @@ def collect(model: nn.Module, graph: ModelGraph, calibration: Calibration, batch
                 model(*batch)
     except (RuntimeError, TypeError, IndexError) as error:
         shapes = ", ".join(f"{[*x.shape[1:]]} of {x.dtype}".replace("torch.", "") for x in calibration.inputs)
-        raise DataError(f"the network does not run on the calibration inputs, {shapes} each: {error}") from error
+        raise DataError(
+            f"the network does not run on the calibration inputs, {shapes} each, up to {batch_size} "
+            f"at a time (it has to take any number, along the first dimension): {error}"
+        ) from error
     finally:
         for handle in handles:
             handle.remove()
