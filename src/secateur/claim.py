@@ -9,7 +9,7 @@ from typing import Any
 
 from secateur.errors import CheckpointError, JobError, StudyError
 from secateur.job import SEARCHERS, Job, parse_job
-from secateur.run import write_atomically
+from secateur.run import as_json, write_atomically
 
 MAY_CHANGE = {"trials", "seconds", "threads", "report", "finetune", "folder", "modules"}
 """Keys of a job that a run folder does not hold fast."""
@@ -37,7 +37,7 @@ def claim(job: Job) -> Path:
                     "give this job another `folder`, or delete that one"
                 )
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(place, json.dumps(mine, indent=2).encode() + b"\n")
+        write_atomically(place, as_json(mine))
     except OSError as error:
         raise StudyError(f"cannot write to the run folder {folder}: {error.strerror}") from error
     except ValueError as error:

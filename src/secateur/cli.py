@@ -147,7 +147,7 @@ def _prune(options: argparse.Namespace) -> None:
         place, top1 = run.cut(options.at)
         print(f"test top-1 {top1:.4f} before fine-tuning, network in {place}")
         return
-    print(f"test top-1 {run.test(run.pruned()):.4f} before fine-tuning, network in {run.place('pruned.safetensors')}")
+    print(f"test top-1 {run.test(run.pruned()):.4f} before fine-tuning, network in {run.row().network}")
 
 
 def _finetune(options: argparse.Namespace) -> None:

@@ -10,7 +10,6 @@ import json
 from collections.abc import Callable
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -19,16 +18,17 @@ from secateur.api import inspect, measure, meet, search
 from secateur.claim import claim
 from secateur.data import TrainBatches
 from secateur.errors import JobError
-from secateur.finish import Epoch, finetune, load, save
+from secateur.finish import load, save
 from secateur.graph import ModelGraph
-from secateur.job import SEARCHERS, FineTuneJob, Job, ReportJob
+from secateur.job import SEARCHERS, Job, ReportJob
 from secateur.materials import Materials, materials
 from secateur.plan import Budget, Plan, Trial
 from secateur.report import FineTuneProgress, SearchProgress
-from secateur.run import Study, accuracy, agreement, locked, score_of, write_atomically
+from secateur.row_folder import RowFolder, recipe
+from secateur.run import Study, accuracy, agreement, as_json, locked, score_of, write_atomically
 from secateur.runtimes import Measured, export
 from secateur.search import RULES, AccuracyGuaranteed, SearchSpace, apply_rule
-from secateur.stages import stages
+from secateur.stages import before_the_last, stages
 
 COMPARED = 16
 """Test images on which an exported file is compared with PyTorch."""
@@ -82,8 +82,7 @@ class Run:
             raise JobError(f"{self.folder} was reached in stages, which are fine-tuned: give [finetune] epochs above 0")
         if number == 1:
             return None
-        share = job.budget.limit(self.whole.dense) / self.whole.cost.dense
-        budget = Budget.of(job.budget.metric, share ** (1 - 1 / number))
+        budget = before_the_last(job, self.whole, number)
         stage = dataclasses.replace(job, budget=budget, folder=str(folder), report=ReportJob(()))
         found = Run(stage, self.command, f"stage {number - 1}")
         found.__dict__["materials"] = self.materials  # they are the same, and many
@@ -173,19 +172,19 @@ class Run:
 
     def _met(self, best: Plan) -> Plan:
         """The plan that meets the budget when it is measured, the best or another, kept in met.json."""
-        place = self.place("met.json")
+        place = self.row().home / "met.json"
         if place.exists() and (known := json.loads(place.read_text()))["best"] == best.digest:
             return Plan.from_json(known["plan"])
         met = meet(self.study(), self.start, self.materials.example, plan=best)
         known = {"best": best.digest, "plan": met.plan.to_json(), "measured": met.measured, "tries": met.tries}
-        write_atomically(place, json.dumps(known, indent=2).encode() + b"\n")
+        write_atomically(place, as_json(known))
         return met.plan
 
     @property
     def measured(self) -> float | None:
         """What a budget that has to be met by measurement came to, of the dense network."""
         self.plan()
-        place = self.place("met.json")
+        place = self.row().home / "met.json"
         return float(json.loads(place.read_text())["measured"]) if self.job.measured else None
 
     def cut(self, value: float) -> tuple[Path, float]:
@@ -193,81 +192,48 @@ class Run:
         budget = self.job.budget
         plan = self.study().plan(Budget.of(budget.metric, value, budget.absolute))
         small = self.study().prune(plan)
-        place = self.place(f"at_{value:g}.safetensors")
+        place = self.row().home / f"at_{value:g}.safetensors"
         save(small, place)
-        write_atomically(place.with_suffix(".json"), json.dumps(plan.to_json(), indent=2).encode() + b"\n")
+        write_atomically(place.with_suffix(".json"), as_json(plan.to_json()))
         return place, self.test(small)
 
-    def place(self, file: str, name: str = SEARCHED) -> Path:
-        """Where a row keeps a file."""
-        return self.folder / name / file
+    def row(self, name: str = SEARCHED) -> RowFolder:
+        """Where a row keeps what it has come to."""
+        return RowFolder(self.folder / name, self.materials)
 
     def write_plan(self) -> Path:
         """Keep the best plan as JSON beside the search."""
-        place = self.place("best_plan.json")
-        write_atomically(place, json.dumps(self.plan().to_json(), indent=2).encode() + b"\n")
+        place = self.row().home / "best_plan.json"
+        write_atomically(place, as_json(self.plan().to_json()))
         return place
 
     def pruned(self, name: str = SEARCHED) -> nn.Module:
-        """The network pruned by the best plan, kept in pruned.safetensors beside plan.json."""
-        plan, home = self.plan(name), self.folder / name
-        home.mkdir(exist_ok=True)
-        network, note = home / "pruned.safetensors", home / "plan.json"
-        raw = json.dumps(plan.to_json(), indent=2).encode() + b"\n"
-        if network.exists() and note.exists() and note.read_bytes() == raw:
-            return load(network, self.materials.fresh()).eval()
-        note.unlink(missing_ok=True)  # written last: it says that the network beside it is this plan's
-        self._forget_training(home)
-        small = self.study().prune(plan)  # of the job's own search: every row is cut and refitted by the same
-        save(small, network)
-        write_atomically(note, raw)
-        return small.eval()
+        """The network pruned by a row's plan, kept in its folder."""
+        plan, row = self.plan(name), self.row(name)
+        found = row.pruned(plan)
+        if found is None:
+            self._forget_training(name)
+            found = self.study().prune(plan)  # of the job's own search: every row is cut and refitted by the same
+            row.keep(found, plan)
+        return found.eval()
 
     def small(self, name: str = SEARCHED) -> nn.Module:
-        """The fine-tuned network, kept in small.safetensors; the run's own is also at the top of the folder."""
-        small, home = self.pruned(name), self.folder / name
-        with locked(home):
-            history = self._train(small, home, name)
-        small.cpu()
-        save(small, home / "small.safetensors")
+        """The fine-tuned network, kept in a row's folder; the run's own is also at the top of the run's."""
+        small, row, settings = self.pruned(name), self.row(name), self.job.finetune
+        with locked(row.home):
+            if row.trained_otherwise(settings):
+                self._forget_training(name)
+            row.train(small, settings, FineTuneProgress(settings.epochs, f"fine-tuning {self._called(name)}"))
         if name == SEARCHED:
             save(small, self.folder / DELIVERED)
             write_atomically(self.folder / MADE, self._made)  # last: it says how the network beside it was made
-        rows = [dataclasses.asdict(epoch) for epoch in history]
-        write_atomically(home / "history.json", json.dumps(rows).encode())
-        return small.eval()
+        return small
 
-    def _train(self, small: nn.Module, home: Path, name: str) -> list[Epoch]:
-        """Fine-tune a row's network in place, or load what it came to."""
-        settings = self._tuning(home)
-        done = len(self.history(name)) == settings.epochs  # then there is nothing to show
-        with FineTuneProgress(settings.epochs, f"fine-tuning {self._called(name)}") as progress:
-            return finetune(
-                small.to(settings.where),
-                self.materials.train.to(settings.where),
-                teacher=self.materials.model,
-                settings=settings,
-                evaluate=accuracy(*self.materials.reward),
-                checkpoint=home / "finetune.pt",
-                on_epoch=None if done else progress,
-            )
-
-    def _tuning(self, home: Path) -> FineTuneJob:
-        """How a row is fine-tuned, written down beside it: once it is to be trained otherwise, it is trained afresh."""
-        settings, note = self.job.finetune, home / "finetune.json"
-        wanted = _recipe(settings)
-        # What was added since an older version wrote the note was then as it is by default.
-        known = _recipe(FineTuneJob()) | (json.loads(note.read_text()) if note.exists() else wanted)
-        if {name: known[name] for name in wanted} != wanted:
-            self._forget_training(home)
-        write_atomically(note, json.dumps(wanted, indent=2).encode() + b"\n")
-        return dataclasses.replace(settings, replay=settings.replay and settings.where == "cuda")
-
-    def _forget_training(self, home: Path) -> None:
-        for late in ("finetune.pt", "small.safetensors", "history.json"):
-            (home / late).unlink(missing_ok=True)
+    def _forget_training(self, name: str) -> None:
+        """A row is to be trained afresh; what was delivered stays until its successor is there, under another name."""
+        self.row(name).forget_training()
         delivered = self.folder / DELIVERED
-        if home.name == SEARCHED and delivered.exists():
+        if name == SEARCHED and delivered.exists():
             (self.folder / MADE).unlink(missing_ok=True)
             delivered.replace(self.folder / "previous.safetensors")
 
@@ -286,8 +252,8 @@ class Run:
     def _made(self) -> bytes:
         """How the delivered network is made, as far as the job of a run may change."""
         job = self.job
-        made = {"trials": job.trials, "seconds": job.seconds, "finetune": _recipe(job.finetune)}
-        return json.dumps(made, indent=2).encode() + b"\n"
+        made = {"trials": job.trials, "seconds": job.seconds, "finetune": recipe(job.finetune)}
+        return as_json(made)
 
     @property
     def compared(self) -> int:
@@ -302,17 +268,3 @@ class Run:
         """The dense and the delivered network side by side on every runtime."""
         networks = {"dense": self.materials.model, "pruned": self.delivered}
         return measure(networks, self.materials.example, runtime=runtimes, threads=threads, meter=meter)
-
-    def history(self, name: str) -> list[tuple[float, float | None]]:
-        """Loss and score of each epoch that a row was fine-tuned for."""
-        place = self.folder / name / "history.json"
-        if not place.exists():
-            return []
-        return [(epoch["loss"], epoch["score"]) for epoch in json.loads(place.read_text())]
-
-
-def _recipe(settings: FineTuneJob) -> dict[str, Any]:
-    """What makes it another training, as JSON gives it back: not where it is done, nor who else is trained."""
-    elsewhere = ("device", "replay", "rivals")
-    own = {name: value for name, value in dataclasses.asdict(settings).items() if name not in elsewhere}
-    return dict(json.loads(json.dumps(own)))

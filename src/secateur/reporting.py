@@ -53,7 +53,7 @@ def report(run: Run) -> Report:
         sources={metric: price.model.told_by for metric, price in run.space.prices.items()},
         measured=run.measured,
         terms=_terms(run),
-        history={name: run.history(name) for name in after},
+        history={name: [(epoch.loss, epoch.score) for epoch in run.row(name).history] for name in after},
     )
     made.save(run.folder / "report.json")
     write(made, run.folder)
@@ -62,7 +62,7 @@ def report(run: Run) -> Report:
 
 def _row(run: Run, name: str, before: nn.Module, after: nn.Module | None, latencies: dict[str, float]) -> Row:
     dense = name == "dense"
-    file = run.folder / "dense.safetensors" if dense else run.place("pruned.safetensors", name)
+    file = run.folder / "dense.safetensors" if dense else run.row(name).network
     return Row(
         name=name,
         plan={} if dense else _kept(run, run.plan(name)),

@@ -7,6 +7,7 @@ import math
 
 from secateur.errors import BudgetError
 from secateur.job import Job
+from secateur.plan import Budget
 from secateur.search import SearchSpace
 
 
@@ -16,7 +17,7 @@ def stages(job: Job, whole: SearchSpace) -> int:
     Of several, raises BudgetError now, not after the stages before, where not even the last could reach it; a single
     one is refused by its own space.
     """
-    number = steps(job, job.budget.limit(whole.dense) / whole.cost.dense)
+    number = steps(job, _share(job, whole))
     if number > 1:
         least = dataclasses.replace(job.space, min_keep=job.space.min_keep**number, step=1)
         try:
@@ -24,6 +25,11 @@ def stages(job: Job, whole: SearchSpace) -> int:
         except BudgetError as error:
             raise BudgetError(f"{error}. It would take {number} stages, each with the job's min_keep") from error
     return number
+
+
+def before_the_last(job: Job, whole: SearchSpace, number: int) -> Budget:
+    """What the stage before the last of `number` has to reach: each goes as far, by a fraction of the one before."""
+    return Budget.of(job.budget.metric, _share(job, whole) ** (1 - 1 / number))
 
 
 def steps(job: Job, share: float) -> int:
@@ -35,3 +41,8 @@ def steps(job: Job, share: float) -> int:
     if at_once or share >= job.stage * (1 - 1e-9):
         return 1
     return math.ceil(math.log(share) / math.log(job.stage) - 1e-9)
+
+
+def _share(job: Job, whole: SearchSpace) -> float:
+    """Of the dense network, what the budget leaves."""
+    return job.budget.limit(whole.dense) / whole.cost.dense

@@ -2,7 +2,7 @@
 
 from secateur.run.clock import clock
 from secateur.run.evaluator import Evaluator
-from secateur.run.folder import RunFolder, locked, write_atomically
+from secateur.run.folder import RunFolder, as_json, locked, write_atomically
 from secateur.run.journal import Journal
 from secateur.run.loop import Loop, OnTrial, best_first, nobody, smallest_first
 from secateur.run.meet import Met, aim, meet
@@ -26,6 +26,7 @@ __all__ = [
     "accuracy",
     "agreement",
     "aim",
+    "as_json",
     "best_first",
     "clock",
     "locked",

@@ -60,7 +60,7 @@ class RunFolder:
     def _claim(self, header: dict[str, Any]) -> None:
         place = self.path / "study.json"
         if not place.exists():
-            write_atomically(place, json.dumps(header, indent=2).encode() + b"\n")
+            write_atomically(place, as_json(header))
             return
         try:
             found = json.loads(place.read_text())
@@ -130,6 +130,11 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(held)
+
+
+def as_json(words: object) -> bytes:
+    """As the files of a run hold what a person may want to read."""
+    return json.dumps(words, indent=2).encode() + b"\n"
 
 
 def write_atomically(path: Path, content: bytes) -> None:
