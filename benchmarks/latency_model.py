@@ -21,8 +21,8 @@ import shared_assets
 import torch
 
 import secateur as sc
+from secateur.commands.profiling import STEP, How, make_table
 from secateur.cost import NetworkCost, latency_model
-from secateur.profiling import STEP, How, make_table
 from secateur.prune import Cutter, fold_norms
 from secateur.runtimes import runtime_called
 from secateur.runtimes.sessions import Array, median_ms, open_session, random_inputs

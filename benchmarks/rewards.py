@@ -20,8 +20,8 @@ import shared_assets
 import torch
 
 import secateur as sc
+from secateur.commands.profiling import How, make_table
 from secateur.graph import count_costs
-from secateur.profiling import How, make_table
 from secateur.search import SearchSpace
 
 WHOLE = (0.25, 1.0)

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 import secateur as sc
+from secateur.commands.profiling import How, make_table
 from secateur.data import TrainBatches, load_dataset, split
 from secateur.graph import count_costs
-from secateur.profiling import How, make_table
 from secateur.search import SearchSpace
 
 BLOCK = "16x16"

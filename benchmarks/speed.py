@@ -25,7 +25,7 @@ from torch import nn
 
 import secateur as sc
 from secateur import zoo
-from secateur.profiling import STEP, How, make_table
+from secateur.commands.profiling import STEP, How, make_table
 from secateur.search import SearchSpace
 
 NETWORKS = ("resnet56", "mobilenet_v1")

@@ -167,7 +167,7 @@ def test_what_was_delivered_stays_until_its_successor_is_there(job, monkeypatch)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("secateur.row_folder.finetune", interrupted)
+        patch.setattr("secateur.job.row_folder.finetune", interrupted)
         assert main(["finetune", str(job)]) == 130
     assert (run / "previous.safetensors").read_bytes() == first
     assert main(["finetune", str(job)]) == 0
@@ -243,7 +243,7 @@ def test_a_gpu_that_is_too_small_is_one_line_and_nothing_is_lost(job, capsys, mo
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total of 4.00 GiB.")
 
     with monkeypatch.context() as patch:
-        patch.setattr("secateur.row_folder.finetune", too_large)
+        patch.setattr("secateur.job.row_folder.finetune", too_large)
         assert main(["finetune", str(job)]) == 2
     assert "Tried to allocate 2.00 GiB): it holds all training images" in capsys.readouterr().err
     journal = (job.parent / "run" / "searched" / "journal.jsonl").read_bytes()
@@ -323,7 +323,7 @@ def test_what_is_finished_is_exported_without_searching_or_proving_again(job, mo
 
     with monkeypatch.context() as patched:
         for verb in ("compress.search", "compress.inspect", "row_folder.finetune"):
-            patched.setattr(f"secateur.{verb}", forbidden)
+            patched.setattr(f"secateur.job.{verb}", forbidden)
         assert main(["export", str(run), "--runtime", "onnxruntime"]) == 0
         assert main(["measure", str(run), "--runtime", "torch"]) == 0
         job.write_text(job.read_text().replace("epochs = 1", "epochs = 2"))

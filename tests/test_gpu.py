@@ -10,11 +10,11 @@ from rich.console import Console
 from torch import Tensor, nn
 
 import secateur as sc
-from secateur.compress import Run
+from secateur.commands.profiling import How, make_table
 from secateur.data import TrainBatches
 from secateur.finish import Epoch
 from secateur.job import read_job
-from secateur.profiling import How, make_table
+from secateur.job.compress import Run
 from secateur.report import runtimes_table
 from secateur.report.wording import UNKNOWN
 from secateur.runtimes import Measured, check_counts, hardware

@@ -7,9 +7,9 @@ import pytest
 from networks import build
 
 import secateur as sc
-from secateur.claim import describe
 from secateur.job import FOR_RANGES, SEARCHERS, parse_job, read_job
-from secateur.materials import materials
+from secateur.job.claim import describe
+from secateur.job.materials import materials
 from secateur.search import RULES, Conditioned, SearchSpace
 
 GOOD = """

@@ -16,8 +16,8 @@ from networks import build
 import secateur as sc
 from secateur import bundle
 from secateur.cli import main
+from secateur.commands.profiling import How, make_bundle, make_table
 from secateur.cost import LayerTable, NetworkCost, energy_model, latency_model
-from secateur.profiling import How, make_bundle, make_table
 from secateur.runtimes.sessions import meters
 from secateur.runtimes.sessions import profile as profile_here
 from secateur.runtimes.sessions.grid import Grid, Thinned

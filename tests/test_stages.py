@@ -12,10 +12,10 @@ from jobs import digits_job
 import secateur as sc
 from secateur import zoo
 from secateur.cli import main
-from secateur.compress import Run
 from secateur.graph import count_costs
 from secateur.job import read_job
-from secateur.stages import steps
+from secateur.job.compress import Run
+from secateur.job.stages import steps
 
 TABLES = """
 [budget]

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from secateur.errors import SecateurError
 
 if TYPE_CHECKING:
-    from secateur.compress import Run
     from secateur.job import Job
+    from secateur.job.compress import Run
 
 INTERRUPTED = 130
 
@@ -108,8 +108,8 @@ def count(text: str) -> int:
 
 def _job(place: Path) -> Job:
     """The job of a file, or of a run folder."""
-    from secateur.claim import job_of_folder
     from secateur.job import parse_job, read_job
+    from secateur.job.claim import job_of_folder
 
     if not place.is_dir():
         return read_job(place)
@@ -117,19 +117,19 @@ def _job(place: Path) -> Job:
 
 
 def _run(options: argparse.Namespace) -> Run:
-    from secateur.compress import Run
+    from secateur.job.compress import Run
 
     return Run(_job(options.job), options.command_line)
 
 
 def _demo(options: argparse.Namespace) -> None:
-    from secateur.demo import demo
+    from secateur.commands.demo import demo
 
     _finish(demo(options.folder, options.command_line))
 
 
 def _inspect(options: argparse.Namespace) -> None:
-    from secateur.inspection import print_inspection
+    from secateur.commands.inspection import print_inspection
 
     print_inspection(_job(options.job))
 
@@ -187,7 +187,7 @@ def _measure(options: argparse.Namespace) -> None:
 
 
 def _profile(options: argparse.Namespace) -> None:
-    from secateur.profiling import How, profile_job
+    from secateur.commands.profiling import How, profile_job
 
     how = How(options.runtime, options.threads, options.meter)
     print(profile_job(_job(options.job), how, options.output, options.bundle))
@@ -204,8 +204,8 @@ def _compress(options: argparse.Namespace) -> None:
 def _finish(run: Run) -> None:
     from rich.console import Console
 
+    from secateur.commands.reporting import report
     from secateur.report import table
-    from secateur.reporting import report
 
     run.small()
     Console().print(table(report(run)))

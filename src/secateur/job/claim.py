@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from secateur.errors import CheckpointError, JobError, StudyError
-from secateur.job import SEARCHERS, Job, parse_job
+from secateur.job.words import SEARCHERS, Job, parse_job
 from secateur.run import as_json, write_atomically
 
 MAY_CHANGE = {"trials", "seconds", "threads", "report", "finetune", "folder", "modules"}

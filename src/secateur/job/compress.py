@@ -15,20 +15,20 @@ import torch
 from torch import nn
 
 from secateur.api import inspect, measure, meet, search
-from secateur.claim import claim
 from secateur.data import TrainBatches
 from secateur.errors import JobError
 from secateur.finish import load, save
 from secateur.graph import ModelGraph
-from secateur.job import SEARCHERS, Job, ReportJob
-from secateur.materials import Materials, materials
+from secateur.job.claim import claim
+from secateur.job.materials import Materials, materials
+from secateur.job.row_folder import RowFolder, recipe
+from secateur.job.stages import before_the_last, stages
+from secateur.job.words import SEARCHERS, Job, ReportJob
 from secateur.plan import Budget, Plan, Trial
 from secateur.report import FineTuneProgress, SearchProgress
-from secateur.row_folder import RowFolder, recipe
 from secateur.run import Study, accuracy, agreement, as_json, locked, score_of, write_atomically
 from secateur.runtimes import Measured, export
 from secateur.search import RULES, AccuracyGuaranteed, SearchSpace, apply_rule
-from secateur.stages import before_the_last, stages
 
 COMPARED = 16
 """Test images on which an exported file is compared with PyTorch."""

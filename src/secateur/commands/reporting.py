@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from secateur.api import block_sparse
-from secateur.compress import SEARCHED, Run
 from secateur.cost import kept_weights
 from secateur.finish import save
 from secateur.graph import count_costs
+from secateur.job.compress import SEARCHED, Run
 from secateur.plan import Plan
 from secateur.report import Report, Row, write
 from secateur.run import accuracy, score_of

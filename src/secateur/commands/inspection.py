@@ -8,11 +8,11 @@ from rich.table import Table
 from secateur.api import inspect
 from secateur.graph import ModelGraph
 from secateur.job import Job
-from secateur.materials import LOOKED_AT, materials
+from secateur.job.materials import LOOKED_AT, materials
+from secateur.job.stages import stages
 from secateur.plan import Budget
 from secateur.run import accuracy
 from secateur.search import SearchSpace
-from secateur.stages import stages
 
 WIDEST = 1000
 """Columns where the output is a file or another program: lines are as long as they are."""

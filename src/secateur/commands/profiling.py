@@ -21,7 +21,7 @@ from secateur.bundle import Progress, Writer, bundle_of
 from secateur.errors import ExportError
 from secateur.graph import Example
 from secateur.job import Job
-from secateur.materials import materials
+from secateur.job.materials import materials
 from secateur.plan import Budget
 from secateur.run import write_atomically
 from secateur.runtimes import IN_TORCH, check_counts, hardware, meter_called, require, runtime_called, torch_session

@@ -10,8 +10,8 @@ from typing import Any
 from torch import nn
 
 from secateur.finish import Epoch, finetune, load, save
-from secateur.job import FineTuneJob
-from secateur.materials import Materials
+from secateur.job.materials import Materials
+from secateur.job.words import FineTuneJob
 from secateur.plan import Plan
 from secateur.report import FineTuneProgress
 from secateur.run import accuracy, as_json, write_atomically

@@ -14,7 +14,7 @@ from secateur.data import Dataset, TrainBatches, load_dataset, split
 from secateur.errors import JobError
 from secateur.finish import as_logits, trained
 from secateur.graph import private_copy
-from secateur.job import Job, ModelJob, imported
+from secateur.job.words import Job, ModelJob, imported
 
 LOOKED_AT = 32
 """Images that tell whether labels are the network's."""

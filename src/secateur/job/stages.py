@@ -6,7 +6,7 @@ import dataclasses
 import math
 
 from secateur.errors import BudgetError
-from secateur.job import Job
+from secateur.job.words import Job
 from secateur.plan import Budget
 from secateur.search import SearchSpace
 

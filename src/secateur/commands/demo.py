@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 
-from secateur.compress import Run
 from secateur.finish import finetune, save
 from secateur.job import DataJob, FineTuneJob, Job, ModelJob, ReportJob
-from secateur.materials import materials
+from secateur.job.compress import Run
+from secateur.job.materials import materials
 from secateur.plan import Budget
 from secateur.prune import PruneSettings
 from secateur.report import FineTuneProgress
