@@ -21,6 +21,8 @@ from secateur.report import Report, Row
 from secateur.report.figures import kept_per_site
 
 HERE = Path(__file__).resolve().parent
+WIDEST = 1000
+"""Columns where the output is a file or another program: a table is as wide as it is."""
 
 
 def commit() -> str:
@@ -62,7 +64,10 @@ def show(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
         table.add_column(key)
     for row in rows:
         table.add_row(*(f"{value:.2f}" if isinstance(value, float) else str(value) for value in row.values()))
-    Console().print(table)
+    console = Console()
+    if not console.is_terminal:
+        console.width = WIDEST
+    console.print(table)
 
 
 def draw(name: str, title: str, plans: Mapping[str, Mapping[str, float]]) -> None:
