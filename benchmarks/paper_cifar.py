@@ -49,8 +49,8 @@ LESSONS = sc.FineTune(epochs=30, lr=0.05, warmup_epochs=1, distil=0.7, temperatu
 TUNINGS = {"plain20": {"epochs": 30, "lr": 0.05}}
 """Fine-tuning that is not as the other networks': Plain-20's pruned networks get the lessons that it had itself."""
 LONG_TRAINING = sc.FineTune(epochs=120, lr=0.1, warmup_epochs=2, distil=0.5, temperature=4, weight_decay=5e-4)
-LONG_TUNINGS = {"plain20": sc.FineTune(epochs=75, lr=0.05, distil=0.9)}
-"""Of networks whose long training is no training from the start, but their lessons for longer."""
+LONG_EPOCHS = {"plain20": 75}
+"""Of networks whose long training is no training from the start, but that of their other rows for longer."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,8 @@ class Setting:
 
     def long_tuning(self, network: str) -> sc.FineTune:
         """Of the row that is trained for long."""
-        return LONG_TUNINGS.get(network, LONG_TRAINING)
+        longer = LONG_EPOCHS.get(network)
+        return LONG_TRAINING if longer is None else replace(self.tuning(network), epochs=longer)
 
 
 BRIEF = record.HERE / "runs" / "paper_cifar_quick"

@@ -13,16 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
 import secateur as sc
-from secateur.report import Report, Row
+from secateur.report import Report, Row, wide_console
 from secateur.report.figures import kept_per_site
 
 HERE = Path(__file__).resolve().parent
-WIDEST = 1000
-"""Columns where the output is a file or another program: a table is as wide as it is."""
 
 
 def commit() -> str:
@@ -64,10 +61,7 @@ def show(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
         table.add_column(key)
     for row in rows:
         table.add_row(*(f"{value:.2f}" if isinstance(value, float) else str(value) for value in row.values()))
-    console = Console()
-    if not console.is_terminal:
-        console.width = WIDEST
-    console.print(table)
+    wide_console().print(table)
 
 
 def draw(name: str, title: str, plans: Mapping[str, Mapping[str, float]]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from rich.console import Console
 from rich.table import Table
 
 from secateur.api import inspect
@@ -11,11 +10,9 @@ from secateur.job import Job
 from secateur.job.materials import LOOKED_AT, materials
 from secateur.job.stages import stages
 from secateur.plan import Budget
+from secateur.report import wide_console
 from secateur.run import accuracy
 from secateur.search import SearchSpace
-
-WIDEST = 1000
-"""Columns where the output is a file or another program: lines are as long as they are."""
 
 
 def print_inspection(job: Job) -> None:
@@ -26,9 +23,7 @@ def print_inspection(job: Job) -> None:
     number = stages(job, space)
     if number == 1:
         space = SearchSpace(graph, job.budget, job.space, job.settings.prices)
-    console = Console()
-    if not console.is_terminal:
-        console.width = WIDEST
+    console = wide_console()
     console.print(_layers(graph))
     console.print(_sites(space))
     for metric, price in space.prices.items():

@@ -3,7 +3,7 @@
 from secateur.report.page import page, write
 from secateur.report.progress import FineTuneProgress, SearchProgress
 from secateur.report.report import Report, Row
-from secateur.report.table import runtimes_table, table
+from secateur.report.table import runtimes_table, table, wide_console
 from secateur.report.wording import headline
 
 __all__ = [
@@ -15,5 +15,6 @@ __all__ = [
     "page",
     "runtimes_table",
     "table",
+    "wide_console",
     "write",
 ]

@@ -6,12 +6,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from rich import box
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from secateur.report.report import Report, Row
 from secateur.report.wording import UNKNOWN, amount, file_size, speed_up, three_digits, told
 from secateur.runtimes import Measured
+
+WIDEST = 1000
+"""Columns where the output is a file or another program: lines are as long as they are."""
+
+
+def wide_console() -> Console:
+    """Where tables whose lines may not be cut are printed."""
+    console = Console()
+    if not console.is_terminal:
+        console.width = WIDEST
+    return console
 
 
 @dataclass(frozen=True)
