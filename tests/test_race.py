@@ -132,6 +132,24 @@ def test_images_that_lie_sorted_by_class_are_looked_at_shuffled() -> None:
     assert sc.agreement(Reads(), images)(Reads()) == pytest.approx(1)
 
 
+def test_labels_that_do_not_fit_the_answers_are_refused() -> None:
+    """Where shapes differ, every answer would be compared with every label."""
+    labels = torch.arange(4).repeat(5)
+    images = labels[:, None, None, None].float().expand(-1, 1, 2, 2)
+    with pytest.raises(sc.EvaluationError, match=r"logits \[20, 4\] and labels \[20, 1\]: flatten them"):
+        sc.accuracy(images, labels[:, None])(Reads())
+    with pytest.raises(sc.EvaluationError, match="20 images and 19 labels"):
+        sc.accuracy(images, labels[1:])
+
+    class Pixels(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return nn.functional.one_hot(images[:, 0].long(), 4).float().movedim(-1, 1)
+
+    of_pixels = labels[:, None, None].expand(-1, 2, 2).clone()
+    of_pixels[:, 0, 0] = 0
+    assert sc.accuracy(images, of_pixels)(Pixels()) == pytest.approx(1 - 0.75 / 4)
+
+
 class Reads(nn.Module):
     """Tells the class that is written into an image."""
 

@@ -58,8 +58,11 @@ def finite(score: object, whose: str = "evaluate") -> float:
 def accuracy(images: Tensor, labels: Tensor, batch: int = 100) -> Examples:
     """An `evaluate` that gives top-1 as a fraction, over images [N, C, H, W] and class indices [N] in memory.
 
-    They are looked at in an order of its own, so that a first hundred of them stands for all.
+    They are looked at in an order of its own, so that a first hundred of them stands for all. Labels [N, H, W] are of
+    pixels. Raises EvaluationError where labels are not as many as images, or not of the shape of the network's answers.
     """
+    if len(images) != len(labels):
+        raise EvaluationError(f"there are {len(images)} images and {len(labels)} labels: give one for each")
     return Examples(images, labels, _is_right, batch)
 
 
@@ -99,7 +102,14 @@ def _answer(network: nn.Module, inputs: Tensor) -> Tensor:
 
 
 def _is_right(logits: Tensor, labels: Tensor) -> Tensor:
-    return (logits.argmax(1) == labels).float()
+    """For logits [n, classes, ...] and class indices [n, ...], the share of each example that is right, [n]."""
+    answers = logits.argmax(1) if logits.dim() > 1 else logits
+    if answers.shape != labels.shape:  # they would be broadcast, and every answer compared with every label
+        raise EvaluationError(
+            f"accuracy compares logits [N, classes] with class indices [N], and was given logits {list(logits.shape)} "
+            f"and labels {list(labels.shape)}: flatten them to that"
+        )
+    return (answers == labels).float().flatten(1).mean(1) if labels.dim() > 1 else (answers == labels).float()
 
 
 def doublings(examples: int) -> list[int]:
