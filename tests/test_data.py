@@ -391,6 +391,16 @@ def test_grey_and_palette_images_become_colour(tmp_path: Path) -> None:
     assert load_dataset(tmp_path, image_size=9).train_images.shape == (8, 9, 9, 3)
 
 
+@pytest.mark.parametrize(("kind", "ending"), [(np.uint16, "png"), (np.uint16, "tif"), (np.float32, "tif")])
+def test_images_of_more_than_8_bits_are_refused(tmp_path: Path, kind: type, ending: str) -> None:
+    """Pillow would cut all above 255 off."""
+    for name in ("a", "b"):
+        write_images(tmp_path / name, 4, 0)
+    Image.fromarray(np.full((9, 9), 1000, kind)).save(tmp_path / "b" / f"deep.{ending}")
+    with pytest.raises(DataError, match=rf"deep\.{ending} has more than 8 bits"):
+        load_dataset(tmp_path, image_size=9)
+
+
 def test_a_class_that_is_not_in_test_is_told(tmp_path: Path) -> None:
     for place in ("train/ant", "train/bee", "test/bee"):
         write_images(tmp_path / place, 2, 0)

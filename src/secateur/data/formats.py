@@ -30,6 +30,8 @@ CONTAINER = Path("/sys/fs/cgroup/memory.max")
 
 _KEYS = [f"{part}_{kind}" for part in ("train", "val", "test") for kind in ("images", "labels")]
 _IMAGE_ENDINGS = {".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+_DEEP = ("I", "F")
+"""What pillow's modes of more than 8 bits a pixel begin with."""
 # What numpy, pickle and pillow raise on damaged files (MemoryError for an absurd size in a header).
 _DAMAGE = (
     ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, OSError, RuntimeError, SyntaxError,
@@ -255,6 +257,8 @@ def _decode(files: Sequence[Path], size: int) -> NDArray[np.uint8]:
     for index, path in enumerate(files):
         try:
             with Image.open(path) as image:
+                if image.mode.startswith(_DEEP):
+                    raise DataError(f"{path} has more than 8 bits a pixel, which would be cut off: save it as 8 bits")
                 fitted = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BILINEAR)
                 images[index] = np.asarray(fitted)
         except _DAMAGE as error:
