@@ -70,6 +70,18 @@ def test_tied_weights_are_stored_once_and_come_back(tmp_path):
     assert len([*loaded.parameters()]) == len([*tied.parameters()]), "they are equal, but no longer one"
 
 
+def test_buffers_that_begin_alike_are_stored_each(tmp_path):
+    class Overlapping(nn.Module):
+        def __init__(self, whole):
+            super().__init__()
+            self.register_buffer("first", whole[:8])
+            self.register_buffer("whole", whole)
+
+    sc.save(Overlapping(torch.arange(16.0)), tmp_path / "two.safetensors")
+    loaded = sc.load(tmp_path / "two.safetensors", Overlapping(torch.zeros(16)))
+    assert torch.equal(loaded.whole, torch.arange(16.0))
+
+
 def test_load_refuses_another_architecture(tmp_path):
     sc.save(zoo.build("resnet20"), tmp_path / "a.safetensors")
     with pytest.raises(sc.CheckpointError, match="does not fit"):
@@ -175,7 +187,7 @@ def test_killed_training_resumes_to_the_same_weights(tmp_path):
     sc.finetune(whole, batches(), settings=SETTINGS)
 
     killed_after_two_epochs(torn, SETTINGS, tmp_path / "t.pt")
-    fresh = small_network(seed=9)
+    fresh = small_network()
     history = sc.finetune(fresh, batches(), settings=SETTINGS, checkpoint=tmp_path / "t.pt")
     assert [epoch.number for epoch in history] == [0, 1, 2, 3]
     for name, tensor in whole.state_dict().items():
@@ -190,7 +202,7 @@ def test_a_training_begun_on_a_gpu_goes_on_on_the_cpu(tmp_path):
     (group,) = saved["optimizer"]["param_groups"]
     group.update(lr=torch.tensor(group["lr"], dtype=torch.float64), fused=True)  # as a replayed one leaves it
     torch.save(saved, tmp_path / "t.pt")
-    fresh = small_network(seed=9)
+    fresh = small_network()
     sc.finetune(fresh, batches(), settings=SETTINGS, checkpoint=tmp_path / "t.pt")
     for name, tensor in whole.state_dict().items():
         assert torch.equal(tensor, fresh.state_dict()[name]), name
@@ -213,6 +225,30 @@ def test_what_dropout_draws_is_the_same_each_time_and_after_a_kill(tmp_path):
     for name, tensor in whole.state_dict().items():
         assert torch.equal(tensor, other.state_dict()[name]), name
         assert torch.equal(tensor, torn.state_dict()[name]), name
+
+
+def test_another_network_in_place_of_the_one_that_was_trained_is_told(tmp_path):
+    trained, other = small_network(), small_network(seed=9)
+    sc.finetune(trained, batches(), settings=SETTINGS, checkpoint=tmp_path / "t.pt")
+    with pytest.warns(UserWarning, match=r"t\.pt began with other weights than are given now \(conv1\.weight\)"):
+        sc.finetune(other, batches(), settings=SETTINGS, checkpoint=tmp_path / "t.pt")
+    assert torch.equal(other.linear.weight, trained.linear.weight)
+
+
+def test_another_lesson_is_another_training(tmp_path):
+    def twice(answer, labels):
+        return 2 * F.cross_entropy(answer, labels)
+
+    settings, place = replace(SETTINGS, epochs=1), tmp_path / "t.pt"
+    sc.finetune(small_network(), batches(), settings=settings, checkpoint=place)
+    for other in ({"loss": twice}, {"teacher": small_network(1)}):
+        with pytest.raises(sc.CheckpointError, match="belongs to a training"):
+            sc.finetune(small_network(), batches(), settings=settings, checkpoint=place, **other)
+    saved = torch.load(place, weights_only=True)
+    old = {name: value for name, value in saved["settings"].items() if name not in ("loss", "taught")}
+    del saved["began"]
+    torch.save(saved | {"settings": old}, place)
+    sc.finetune(small_network(), batches(), settings=settings, checkpoint=place)  # of an older version
 
 
 def test_a_checkpoint_of_another_training_is_refused(tmp_path):
@@ -250,7 +286,7 @@ def test_an_average_of_the_weights_is_delivered_and_resumed(tmp_path):
     assert 0 < distance < 0.5
 
     killed_after_two_epochs(torn, settings, tmp_path / "t.pt")
-    fresh = small_network(seed=9)
+    fresh = small_network()
     sc.finetune(fresh, batches(), settings=settings, checkpoint=tmp_path / "t.pt")
     for name, tensor in whole.state_dict().items():
         assert torch.equal(tensor, fresh.state_dict()[name]), name

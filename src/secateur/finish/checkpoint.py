@@ -30,9 +30,9 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
     cannot be written, or weights that a mask leaves out are no longer zero.
     """
     model = dense_again(model)
-    state, seen = model.state_dict(), dict[int, str]()
-    shared = {name: seen[t.data_ptr()] for name, t in state.items() if t.numel() and _known(seen, name, t)}
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items() if name not in shared}
+    state, seen = model.state_dict(), dict[Memory, str]()
+    shared = {name: seen[_memory(t)] for name, t in state.items() if t.numel() and _known(seen, name, t)}
+    tensors = {name: _own(tensor) for name, tensor in state.items() if name not in shared}
     widths = {name: widths for name, module in model.named_modules() if (widths := _widths(module))}
     sparse = {name: {"pattern": str(kind), "shape": [*mask.shape]} for name, _, mask, kind in masked_layers(model)}
     for name, _, mask, kind in masked_layers(model):
@@ -51,9 +51,22 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
         raise CheckpointError(f"cannot write {path}: {error.strerror}; name another place") from error
 
 
-def _known(seen: dict[int, str], name: str, tensor: Tensor) -> bool:
+Memory = tuple[int, torch.dtype, torch.Size, tuple[int, ...]]
+
+
+def _memory(tensor: Tensor) -> Memory:
+    """Where a tensor lies, and which part of what lies there it is."""
+    return tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """Its values in memory of its own: tensors that overlap are each written whole."""
+    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+
+
+def _known(seen: dict[Memory, str], name: str, tensor: Tensor) -> bool:
     """Whether the same memory was met under an earlier name (tied weights are stored once)."""
-    return seen.setdefault(tensor.data_ptr(), name) != name
+    return seen.setdefault(_memory(tensor), name) != name
 
 
 def _widths(module: nn.Module) -> dict[str, int]:

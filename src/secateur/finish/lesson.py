@@ -33,6 +33,13 @@ class Lesson:
         mine, theirs = (_modules(network, settings.features) for network in (student, self.teacher or student))
         self._mine, self._theirs = Seen(mine), Seen(theirs)
 
+    @property
+    def identity(self) -> dict[str, object]:
+        """What makes it another lesson, beside the settings, in types that a checkpoint may hold."""
+        own = self._own_loss
+        name = None if own is None else getattr(own, "__qualname__", type(own).__qualname__)
+        return {"loss": name, "taught": self.teacher is not None}
+
     def loss(self, answer: Callable[[Tensor], Tensor], inputs: Tensor, labels: Tensor) -> Tensor:
         """Of the student's `answer` to inputs [N, ...], a scalar; a classifier's labels are class indices [N, ...]."""
         mine = answer(inputs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import warnings
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields
@@ -21,6 +22,9 @@ from secateur.finish.replay import Replay
 from secateur.finish.settings import FineTune, Precision
 from secateur.run import write_atomically
 from secateur.sparse import hold, hold_gradients
+
+ALIKE = 0.01
+"""How far the norms of a network's weights may be apart, made twice: refits on other machines round otherwise."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ class Training:
                 f"replay is for one process with its network on a GPU, and this is one of {among.count} on "
                 f"{self.device}: leave it out"
             )
-        self.identity = _identity(settings) | {"batches": steps}
+        self.identity = lesson.identity | _identity(settings) | {"batches": steps}
         self._layout = torch.channels_last if settings.channels_last else torch.contiguous_format
         model.to(memory_format=self._layout)  # type: ignore[call-overload]
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -57,6 +61,7 @@ class Training:
         self._answer: Callable[[Tensor], Tensor] = torch.compile(model) if settings.compile else model
         self._replay = Replay(self._learn, self.device) if settings.replay else None
         among.alike(model)
+        self._began = _norms(model)
 
     @property
     def delivered(self) -> nn.Module:
@@ -123,6 +128,7 @@ class Training:
         if self.among.rank == 0:
             buffer: dict[str, Any] = {
                 "settings": self.identity,
+                "began": self._began,
                 "model": self.model.state_dict(),
                 "average": None if self.average is None else self.average.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
@@ -138,12 +144,14 @@ class Training:
         """Take a training up where its checkpoint left it; only tensors and plain values are read."""
         try:
             saved = torch.load(place, map_location="cpu", weights_only=True)
-            kept = _identity(FineTune()) | saved["settings"]  # an older version's lacks what was added since
+            # An older version's lacks what was added since.
+            kept = self.lesson.identity | _identity(FineTune()) | saved["settings"]
             if {name: kept.get(name) for name in self.identity} != self.identity:
                 raise CheckpointError(
                     f"{place} belongs to a training with {saved['settings']}; use those settings, or delete it"
                 )
             self.model.load_state_dict(saved["model"])
+            self._began = self._same_beginning(saved.get("began", self._began), place)
             if self.average is not None:
                 self.average.load_state_dict(saved["average"])
             own = [(group["lr"], group["fused"]) for group in self.optimizer.param_groups]
@@ -157,6 +165,26 @@ class Training:
             raise
         except Exception as error:
             raise CheckpointError(f"{place} cannot be resumed from ({error}); delete it to train afresh") from error
+
+    def _same_beginning(self, began: dict[str, float], place: Path) -> dict[str, float]:
+        """What the training began with, with a warning where that was another network than the one given."""
+        differing = [
+            name
+            for name, norm in self._began.items()
+            if not math.isclose(norm, began[name], rel_tol=ALIKE, abs_tol=ALIKE)
+        ]
+        if differing and self.among.rank == 0:
+            warnings.warn(
+                f"the training of {place} began with other weights than are given now ({differing[0]}), and goes on "
+                "with its own; to train those given, delete it",
+                stacklevel=4,
+            )
+        return began
+
+
+def _norms(model: nn.Module) -> dict[str, float]:
+    """The norm of every parameter: two networks of the same shapes differ by that, and one from run to run does not."""
+    return {name: float(parameter.detach().float().norm()) for name, parameter in model.named_parameters()}
 
 
 def _labelled(batch: object) -> tuple[Tensor, Tensor]:
