@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -136,6 +137,60 @@ def test_a_folder_where_nothing_was_begun_may_be_another_jobs(job, capsys):
     assert main(["search", str(job)]) == 0
 
 
+def test_a_project_may_be_moved(job, tmp_path, capsys):
+    text = job.read_text().replace(f'folder = "{job.parent / "run"}"', 'folder = "run"')
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.mkdir()
+    (job.parent / "dense.safetensors").rename(old / "dense.safetensors")
+    for home in (old, new):
+        if home is new:
+            old.rename(new)
+        (home / "job.toml").write_text(text.replace('"run"', f'"{home / "run"}"'))
+        assert main(["search", str(home / "job.toml")]) == 0
+    assert str(new / "dense.safetensors") in (new / "run" / "job.json").read_text()
+    (new / "dense.safetensors").rename(new / "other.safetensors")
+    (new / "job.toml").write_text((new / "job.toml").read_text().replace("dense.safetensors", "other.safetensors"))
+    assert main(["search", str(new / "job.toml")]) == 2
+    assert "not the same: model" in capsys.readouterr().err
+
+
+def test_a_refused_job_is_not_what_the_folder_holds(job, capsys):
+    assert main(["finetune", str(job)]) == 0
+    place = job.parent / "run" / "job.json"
+    kept = place.read_text()
+    right = job.read_text()
+    job.write_text(right.replace("epochs = 1", 'epochs = 3\nfeatures = ["nowhere"]'))
+    assert main(["finetune", str(job)]) == 2
+    assert "no module 'nowhere'" in capsys.readouterr().err
+    assert place.read_text() == kept
+    job.write_text(right.replace("epochs = 1", "epochs = 3"))
+    with held_by_another(job.parent / "run" / "searched"):
+        assert main(["finetune", str(job)]) == 2
+    assert place.read_text() == kept
+
+
+def test_what_frozen_parameters_the_factory_gives_are_trained_too(job):
+    (job.parent / "freezing.py").write_text(
+        "from secateur import zoo\ndef make(width):\n"
+        "    network = zoo.build('resnet20', 10, 1, width=width)\n"
+        "    network.conv1.requires_grad_(False)\n    return network\n"
+    )
+    text = job.read_text().replace('name = "resnet20"', 'name = "freezing:make"')
+    job.write_text(text.replace('rivals = ["uniform", "random"]', "rivals = []"))
+    assert main(["compress", str(job)]) == 0
+    assert main(["compress", str(job)]) == 0
+
+
+def test_features_of_layers_that_may_be_cut_are_refused_before_the_search(job, capsys):
+    right = job.read_text()
+    job.write_text(right.replace("epochs = 1", 'epochs = 1\nfeatures = ["layer1.0.conv1"]'))
+    assert main(["search", str(job)]) == 2
+    assert "whose channels stay whole" in capsys.readouterr().err
+    assert not (job.parent / "run" / "searched").exists()
+    job.write_text(right.replace("epochs = 1", 'epochs = 1\nfeatures = ["layer1"]'))
+    assert main(["search", str(job)]) == 0
+
+
 def test_a_folder_of_an_older_version_is_still_the_jobs(job):
     assert main(["search", str(job)]) == 0
     place = job.parent / "run" / "job.json"
@@ -174,19 +229,25 @@ def test_what_was_delivered_stays_until_its_successor_is_there(job, monkeypatch)
     assert (run / "small.safetensors").read_bytes() != first
 
 
-def test_two_commands_do_not_train_in_one_folder(job, capsys):
-    assert main(["prune", str(job)]) == 0
+@contextmanager
+def held_by_another(folder):
+    """Another process at work in a folder."""
     hold = (
         "import sys, time; from pathlib import Path; from secateur.run import locked\n"
         "with locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"
     )
-    command = [sys.executable, "-c", hold, str(job.parent / "run" / "searched")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
+    with subprocess.Popen([sys.executable, "-c", hold, str(folder)], stdout=subprocess.PIPE) as other:
         try:
             assert other.stdout.readline() == b"held\n"
-            assert main(["finetune", str(job)]) == 2
+            yield
         finally:
             other.kill()
+
+
+def test_two_commands_do_not_train_in_one_folder(job, capsys):
+    assert main(["prune", str(job)]) == 0
+    with held_by_another(job.parent / "run" / "searched"):
+        assert main(["finetune", str(job)]) == 2
     assert "another process is at work in" in capsys.readouterr().err
 
 
@@ -284,6 +345,10 @@ def test_a_range_is_searched_once_and_cut_anywhere(job, capsys):
     assert (run / "searched" / "journal.jsonl").read_bytes() == journal, "it searched again"
     assert main(["prune", str(run), "--at", "0.7"]) == 2
     assert "outside what was searched" in capsys.readouterr().err
+    unsearched = text.replace(f'"{run}"', f'"{job.parent / "other"}"')
+    job.write_text(unsearched)
+    assert main(["prune", str(job), "--at", "0.7"]) == 2
+    assert not (job.parent / "other" / "searched").exists(), "it was refused after a search"
     assert main(["report", str(run)]) == 0
     assert 'id="front"' in (page := (run / "report.html").read_text())
     assert 'id="plans"' in page

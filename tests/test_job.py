@@ -84,6 +84,8 @@ def test_materials_are_what_the_words_say(tmp_path):
         ("lr = 1", "lr = -0.1", "lr is above 0"),
         ("lr = 1", "temperature = 0", "temperature and clip"),
         ("lr = 1", "batch = 1", "2 or more"),
+        ("reward = 100", "reward = 1", "some hundreds"),
+        ("calibration = 100", "calibration = 0", "some hundreds"),
         ("lr = 1", "seed = -1", "0 or more"),
         ("seed = 3", "seed = -1", "0 or more"),
         ('kind = "ddpg"', 'kind = ["ddpg"]', "is none of"),
@@ -180,13 +182,24 @@ def test_what_the_network_cannot_do_is_said_before_the_search(tmp_path):
         "    return nn.Sequential(nn.Flatten(), nn.Linear(63, 10))\n"
         "def broken():\n"
         "    raise KeyError('weights')\n"
+        "class Picky(nn.Linear):\n"
+        "    def forward(self, x, targets=None):\n"
+        "        if self.training and targets is None:\n"
+        "            raise ValueError('targets should not be none')\n"
+        "        return super().forward(x.flatten(1))\n"
+        "def picky():\n"
+        "    return nn.Sequential(Picky(64, 10))\n"
+        "def image():\n"
+        "    return nn.Conv2d(1, 10, 8)\n"
     )
     text = GOOD.replace("options = { width = 4 }", "")
     for name, says in (
         ("narrow", r"does not run on the images of \[data\] digits, \[1, 8, 8\]"),
         ("broken", "KeyError"),
+        ("picky", "cannot be fine-tuned: in training it fails .* targets should not be none"),
+        ("image", r"for logits \[2, 10, 1, 1\] they have to be class indices"),
     ):
-        with pytest.raises(sc.JobError, match=says):
+        with pytest.raises(sc.SecateurError, match=says):
             materials(read_job(write(tmp_path, text.replace('"resnet20"', f'"odd_networks:{name}"'))))
-    with pytest.raises(sc.JobError, match="no module 'layer9'"):
+    with pytest.raises(sc.DataError, match="no module 'layer9'"):
         materials(read_job(write(tmp_path, GOOD.replace("lr = 1", 'features = ["layer9"]'))))

@@ -480,6 +480,32 @@ def test_all_failing_is_an_error_that_shows_the_first_cause(trials: int, tmp_pat
     assert len(lines(tmp_path / "a")) == min(trials, 10), "a hopeless search should stop early"
 
 
+def test_a_hopeless_search_goes_on_once_its_cause_is_gone(tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    def failing(model: nn.Module) -> float:
+        calls.append(1)
+        if len(calls) > 1:
+            raise RuntimeError("the disk is away")
+        return evaluate(model)
+
+    with pytest.raises(sc.StudyError, match="the disk is away"):
+        search(tmp_path / "a", failing)
+    study = search(tmp_path / "a")
+    assert len(study.succeeded) == TRIALS - 10
+
+
+def test_what_fails_before_the_first_trial_leaves_the_folder_free(tmp_path: Path) -> None:
+    with pytest.raises(sc.StudyError, match="the reward of the dense network"):
+        search(tmp_path / "a", settings=sc.SearchSettings(reward=lambda score, costs, dense: score / 0))
+    with pytest.raises(sc.DataError, match="calibration"):
+        search(tmp_path / "a", calibration=[], budget=sc.Budget(macs=0.5))
+    study = search(tmp_path / "a", trials=2)
+    assert len(study.trials) == 2
+    with pytest.raises(sc.StudyError, match="holds another study"):
+        search(tmp_path / "a", budget=sc.Budget(macs=0.5))
+
+
 @pytest.mark.parametrize("value", ["0.9", None, math.nan, False])
 def test_a_bad_evaluate_is_found_out_before_any_work(value: Any) -> None:
     taken: list[int] = []

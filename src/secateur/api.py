@@ -42,7 +42,7 @@ from secateur.run import (
     score_of,
     smallest_first,
 )
-from secateur.runtimes import Measured, engine
+from secateur.runtimes import Measured, engine, require_engine
 from secateur.search import (
     AccuracyGuaranteed,
     Bayesian,
@@ -121,7 +121,9 @@ def search(  # noqa: PLR0913  # each is a thing the caller has, and all but four
         )
     space = SearchSpace(inspect(model, example_input), budget, settings.space, settings.prices)
     _check_reward(settings.reward, space)
-    if budget.is_range and not isinstance(strategy.start(space), Conditioned):
+    require_engine(settings.engine)
+    proposer = strategy.start(space)  # what it needs, it needs now; what is known beforehand comes later
+    if budget.is_range and not isinstance(proposer, Conditioned):
         raise StudyError(f"{type(strategy).__name__} serves one budget only; for a range of them use Bayesian")
     timed = run.clock(space, model, example_input) if settings.measured and not budget.is_range else None
     home = RunFolder(folder, identity(model, space, strategy, settings)) if folder is not None else None

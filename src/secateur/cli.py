@@ -30,6 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SecateurError as error:
         print(f"secateur: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # a full disk, a folder that is gone
+        print(f"secateur: {error}; put that right, and the same command goes on from here", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("secateur: interrupted; the same command goes on from here", file=sys.stderr)
         return INTERRUPTED

@@ -23,7 +23,7 @@ from secateur.graph import Example
 from secateur.job import Job
 from secateur.job.materials import materials
 from secateur.plan import Budget
-from secateur.run import write_atomically
+from secateur.run import try_to_write, write_atomically
 from secateur.runtimes import IN_TORCH, check_counts, hardware, meter_called, require, runtime_called, torch_session
 from secateur.runtimes.sessions import Session
 from secateur.runtimes.sessions.profile import Bench, count_files, profile, profile_folder
@@ -82,6 +82,7 @@ def _check_place(table: Path | None, bundle: Path | None) -> None:
             bundle.mkdir(parents=True, exist_ok=True)
         if table is not None:
             table.parent.mkdir(parents=True, exist_ok=True)
+            try_to_write(table)
     except OSError as error:
         raise ExportError(f"cannot write {bundle or table}: {error.strerror}; name another place") from error
     if table is not None and table.is_dir():

@@ -12,7 +12,8 @@ from secateur.api import block_sparse
 from secateur.cost import kept_weights
 from secateur.finish import save
 from secateur.graph import count_costs
-from secateur.job.compress import SEARCHED, Run
+from secateur.job.claim import SEARCHED
+from secateur.job.compress import Run
 from secateur.plan import Plan
 from secateur.report import Report, Row, write
 from secateur.run import accuracy, score_of

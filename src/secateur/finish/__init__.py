@@ -2,8 +2,8 @@
 
 from secateur.finish.checkpoint import load, load_weights, save, trained
 from secateur.finish.finetune import finetune
-from secateur.finish.lesson import as_logits
+from secateur.finish.lesson import Lesson
 from secateur.finish.settings import FineTune
 from secateur.finish.training import Epoch
 
-__all__ = ["Epoch", "FineTune", "as_logits", "finetune", "load", "load_weights", "save", "trained"]
+__all__ = ["Epoch", "FineTune", "Lesson", "finetune", "load", "load_weights", "save", "trained"]

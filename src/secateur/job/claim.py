@@ -1,16 +1,22 @@
-"""Which job a run folder holds: written down when it is first used; once anything is done, another job is refused."""
+"""Which job a run folder holds: written down once its words make sense, and held fast once a search has begun.
+
+Where files lie is not, so that a project can be moved; what weights and tables hold is, by the study.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from secateur.errors import CheckpointError, JobError, StudyError
 from secateur.job.words import SEARCHERS, Job, parse_job
-from secateur.run import as_json, write_atomically
+from secateur.run import as_json, locked, try_to_write, wherever, write_atomically
 
+SEARCHED = "searched"
+"""The row of the job's own searcher, and its folder."""
 MAY_CHANGE = {"trials", "seconds", "threads", "report", "finetune", "folder", "modules"}
 """Keys of a job that a run folder does not hold fast."""
 OF_IMAGES = ("crop_pad", "flip")
@@ -18,14 +24,14 @@ OF_IMAGES = ("crop_pad", "flip")
 
 
 def claim(job: Job) -> Path:
-    """Write the job down in its folder, and return that. Raises JobError where it holds another one."""
+    """The job's folder, which is made. Raises JobError where it holds a run of another job."""
     folder = Path(job.folder)
-    mine = json.loads(json.dumps(describe(job)))
+    mine = wherever(json.loads(json.dumps(describe(job))))
     place = folder / "job.json"
     try:
-        if place.exists() and any(other != place for other in folder.iterdir()):
+        if place.exists() and any(folder.rglob("study.json")):
             # Read as a job, so that keys which it does not know yet have their defaults.
-            found = json.loads(json.dumps(describe(parse_job(json.loads(place.read_text()), place))))
+            found = wherever(json.loads(json.dumps(describe(parse_job(json.loads(place.read_text()), place)))))
             held = (mine.keys() | found.keys()) - MAY_CHANGE
             differing = sorted(key for key in held if mine.get(key) != found.get(key))
             if _sparsity(mine) != _sparsity(found) and "space" not in differing:
@@ -37,12 +43,22 @@ def claim(job: Job) -> Path:
                     "give this job another `folder`, or delete that one"
                 )
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(place, as_json(mine))
+        try_to_write(folder / "job.json")
     except OSError as error:
         raise StudyError(f"cannot write to the run folder {folder}: {error.strerror}") from error
     except ValueError as error:
         raise StudyError(f"{place} is damaged ({error}); delete it") from error
     return folder
+
+
+def write_down(job: Job) -> None:
+    """Keep a job in its folder, where commands find it. Raises StudyError while another process searches there."""
+    folder = Path(job.folder)
+    place, words, searched = folder / "job.json", as_json(describe(job)), folder / SEARCHED
+    if place.exists() and place.read_bytes() == words:
+        return
+    with locked(searched) if searched.exists() else nullcontext():
+        write_atomically(place, words)
 
 
 def _sparsity(job: dict[str, Any]) -> list[Any]:

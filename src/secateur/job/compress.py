@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import cached_property, partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -18,13 +19,14 @@ from secateur.api import inspect, measure, meet, search
 from secateur.data import TrainBatches
 from secateur.errors import JobError
 from secateur.finish import load, save
-from secateur.graph import ModelGraph
-from secateur.job.claim import claim
-from secateur.job.materials import Materials, materials
+from secateur.graph import ModelGraph, private_copy
+from secateur.job.claim import SEARCHED, claim, write_down
+from secateur.job.materials import Materials, check_training, materials
 from secateur.job.row_folder import RowFolder, recipe
 from secateur.job.stages import before_the_last, stages
 from secateur.job.words import SEARCHERS, Job, ReportJob
 from secateur.plan import Budget, Plan, Trial
+from secateur.prune import Cutter
 from secateur.report import FineTuneProgress, SearchProgress
 from secateur.run import Study, accuracy, agreement, as_json, locked, score_of, write_atomically
 from secateur.runtimes import Measured, export
@@ -32,8 +34,6 @@ from secateur.search import RULES, AccuracyGuaranteed, SearchSpace, apply_rule
 
 COMPARED = 16
 """Test images on which an exported file is compared with PyTorch."""
-SEARCHED = "searched"
-"""The row of the job's own searcher."""
 DELIVERED, MADE = "small.safetensors", "small.json"
 """The network that a run is for, at the top of its folder, and how it was made."""
 STAGE = "stage"
@@ -55,7 +55,9 @@ class Run:
     @cached_property
     def materials(self) -> Materials:
         """The network and the data."""
-        return materials(self.job)
+        found = materials(self.job)
+        write_down(self.job)  # it makes sense, and may be taken up from here
+        return found
 
     @cached_property
     def graph(self) -> ModelGraph:
@@ -86,11 +88,12 @@ class Run:
         stage = dataclasses.replace(job, budget=budget, folder=str(folder), report=ReportJob(()))
         found = Run(stage, self.command, f"stage {number - 1}")
         found.__dict__["materials"] = self.materials  # they are the same, and many
+        write_down(stage)
         return found
 
     @property
     def _begun(self) -> bool:
-        return (self.folder / SEARCHED).exists()
+        return (self.folder / SEARCHED / "study.json").exists()
 
     @cached_property
     def start(self) -> nn.Module:
@@ -133,6 +136,8 @@ class Run:
         return self._studies[name]
 
     def _search(self, name: str) -> Study:
+        if name == SEARCHED:
+            self._try_what_follows()
         progress = SearchProgress(self.job.trials, self._called(name), self.job.score)
         progress.begin()
         strategy = self.job.searcher if name == SEARCHED else SEARCHERS[name](seed=self.job.searcher.seed)
@@ -154,6 +159,16 @@ class Run:
                 settings=settings,
                 on_trial=progress,
             )
+
+    def _try_what_follows(self) -> None:
+        """Refuse, before the search, what would be refused after it: rivals and features that cannot be had."""
+        for name in self.job.report.rivals:
+            SEARCHERS[name](seed=self.job.searcher.seed).start(self.space)
+        if self.job.finetune.features:
+            graph, sites = self.space.graph, self.space.sites
+            halves = {site.key: np.arange(site.width)[::2] for site in sites if site.key in graph.group}
+            half = Cutter(private_copy(self.start), graph).cut(halves)
+            check_training(half, self.materials.model, self.job.finetune, *self.materials.reward)
 
     def _called(self, name: str) -> str:
         return self.label if name == SEARCHED else name
@@ -189,8 +204,9 @@ class Run:
 
     def cut(self, value: float) -> tuple[Path, float]:
         """The network for any budget of the range that was searched, and its test top-1 before fine-tuning."""
-        budget = self.job.budget
-        plan = self.study().plan(Budget.of(budget.metric, value, budget.absolute))
+        budget = Budget.of(self.job.budget.metric, value, self.job.budget.absolute)
+        self.space.point(budget)
+        plan = self.study().plan(budget)
         small = self.study().prune(plan)
         place = self.row().home / f"at_{value:g}.safetensors"
         save(small, place)

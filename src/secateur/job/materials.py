@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 
@@ -11,8 +12,8 @@ from torch import Tensor, nn
 
 from secateur import zoo
 from secateur.data import Dataset, TrainBatches, load_dataset, split
-from secateur.errors import JobError
-from secateur.finish import as_logits, trained
+from secateur.errors import JobError, SecateurError
+from secateur.finish import FineTune, Lesson, trained
 from secateur.graph import private_copy
 from secateur.job.words import Job, ModelJob, imported
 
@@ -53,10 +54,9 @@ def materials(job: Job) -> Materials:
     )
     test = dataset.tensors(dataset.test_images)
     reward = dataset.tensors(dataset.train_images[parts.reward]), labels[parts.reward]
-    _check_features(model, tune.features)
     _check_classes(model.eval(), reward[0][:LOOKED_AT], reward[1][:LOOKED_AT], dataset)
     if tune.epochs:
-        _check_training(model, reward[0][:2])
+        check_training(model, model, tune, *reward)
     return Materials(
         model=model,
         fresh=fresh,
@@ -67,13 +67,6 @@ def materials(job: Job) -> Materials:
         train=train,
         test=(test, torch.from_numpy(dataset.test_labels)),
     )
-
-
-def _check_features(model: nn.Module, features: tuple[str, ...]) -> None:
-    names = dict(model.named_modules())
-    for name in features:
-        if name not in names:
-            raise JobError(f"[finetune] features: the network has no module {name!r}")
 
 
 def _check_classes(model: nn.Module, images: Tensor, labels: Tensor, dataset: Dataset) -> None:
@@ -101,10 +94,19 @@ def _check_classes(model: nn.Module, images: Tensor, labels: Tensor, dataset: Da
         )
 
 
-def _check_training(model: nn.Module, images: Tensor) -> None:
-    """Refuse, before anything is searched, a network that could not be fine-tuned."""
-    with torch.no_grad(), torch.random.fork_rng([]):
-        as_logits(private_copy(model).train()(images))
+def check_training(student: nn.Module, teacher: nn.Module, tune: FineTune, images: Tensor, labels: Tensor) -> None:
+    """Refuse, before anything is searched, a network that could not be fine-tuned: two images are learnt from."""
+    student = private_copy(student).train()
+    with torch.no_grad(), torch.random.fork_rng([]), closing(Lesson(student, teacher, tune)) as lesson:
+        try:
+            lesson.loss(student, images[:2], labels[:2])
+        except SecateurError:
+            raise
+        except Exception as error:  # of a network that is not ours, anything
+            raise JobError(
+                f"the network cannot be fine-tuned: in training it fails on the images of [data]: {error}; "
+                "[finetune] epochs = 0 leaves that out"
+            ) from error
 
 
 def _network(job: ModelJob, dataset: Dataset) -> nn.Module:

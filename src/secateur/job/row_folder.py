@@ -28,7 +28,10 @@ class RowFolder:
     def pruned(self, plan: Plan) -> nn.Module | None:
         """The network pruned by this plan, if that is here."""
         here = self.network.exists() and self._plan.exists() and self._plan.read_bytes() == as_json(plan.to_json())
-        return load(self.network, self.materials.fresh()).eval() if here else None
+        if not here:
+            return None
+        # All of it is trained, as when it had just been cut, whatever the factory freezes.
+        return load(self.network, self.materials.fresh()).eval().requires_grad_(True)
 
     def keep(self, small: nn.Module, plan: Plan) -> None:
         """Keep the network that a plan prunes to, in place of another plan's."""

@@ -82,6 +82,12 @@ class DataJob:
     """Training images whose activations the refits use; their labels are not."""
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if self.reward < 2 or self.calibration < 2:
+            raise JobError(
+                f"[data] reward = {self.reward}, calibration = {self.calibration}: give some hundreds of images each"
+            )
+
 
 @dataclass(frozen=True)
 class FineTuneJob(FineTune):

@@ -2,7 +2,7 @@
 
 from secateur.run.clock import clock
 from secateur.run.evaluator import Evaluator
-from secateur.run.folder import RunFolder, as_json, locked, write_atomically
+from secateur.run.folder import RunFolder, as_json, locked, try_to_write, wherever, write_atomically
 from secateur.run.journal import Journal
 from secateur.run.loop import Loop, OnTrial, best_first, nobody, smallest_first
 from secateur.run.meet import Met, aim, meet
@@ -34,5 +34,7 @@ __all__ = [
     "nobody",
     "score_of",
     "smallest_first",
+    "try_to_write",
+    "wherever",
     "write_atomically",
 ]

@@ -38,18 +38,23 @@ class Snapshot:
 
 
 class RunFolder:
-    """Opens a folder for one study, and refuses a folder that holds another."""
+    """Opens a folder for one study, and refuses a folder that holds another.
+
+    A folder is a study's from its first trial on: what went wrong before leaves it free.
+    """
 
     def __init__(self, path: str | os.PathLike[str], header: Mapping[str, Any]) -> None:
         self.path = Path(path)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            write_atomically(self.path / ".writable", b"")
-            (self.path / ".writable").unlink()
+            try_to_write(self.path / "study.json")
         except OSError as error:
             raise StudyError(f"cannot write to the run folder {self.path}: {error.strerror}; name another") from error
         self._held = lock(self.path)
-        self._claim(json.loads(json.dumps(header)))
+        self._header, self._study = json.loads(json.dumps(header)), self.path / "study.json"
+        self._begun = self._study.exists()
+        if self._begun:
+            self._compare(self._header)
         self.journal = Journal(self.path / "journal.jsonl")
         self.finalists = Journal(self.path / "finalists.jsonl", in_order=False)
 
@@ -57,16 +62,19 @@ class RunFolder:
         """Let other processes in."""
         os.close(self._held)
 
-    def _claim(self, header: dict[str, Any]) -> None:
-        place = self.path / "study.json"
-        if not place.exists():
-            write_atomically(place, as_json(header))
-            return
+    def begin(self) -> None:
+        """Write down what the study is: from now on the folder holds it."""
+        if not self._begun:
+            write_atomically(self._study, as_json(self._header))
+        self._begun = True
+
+    def _compare(self, header: dict[str, Any]) -> None:
         try:
-            found = json.loads(place.read_text())
+            found = json.loads(self._study.read_text())
         except ValueError as error:
-            raise StudyError(f"{place} is damaged ({error}); restore it, or use a new folder") from error
-        differing = sorted(key for key in {*header, *found} if header.get(key) != found.get(key))
+            raise StudyError(f"{self._study} is damaged ({error}); restore it, or use a new folder") from error
+        keys = {*header, *found}
+        differing = sorted(key for key in keys if wherever(header.get(key)) != wherever(found.get(key)))
         if differing:
             what = "; ".join(f"{key} was {found.get(key)}, is {header.get(key)}" for key in differing)
             raise StudyError(f"{self.path} holds another study ({what}); use a new folder, or the settings it has")
@@ -81,7 +89,7 @@ class RunFolder:
 
     def _number(self, name: str, found: Callable[[], float]) -> float:
         place = self.path / f"{name}.json"
-        if not place.exists():
+        if not place.exists() or not self._begun:
             write_atomically(place, json.dumps({name: found()}).encode() + b"\n")
         try:
             return float(json.loads(place.read_text())[name])
@@ -132,9 +140,25 @@ def locked(folder: Path) -> Iterator[None]:
         os.close(held)
 
 
+def wherever(words: Any) -> Any:
+    """Plain values, of whose paths only the last part is left: a project may be moved, or copied to another machine."""
+    if isinstance(words, dict):
+        return {key: wherever(value) for key, value in words.items()}
+    if isinstance(words, list):
+        return [wherever(value) for value in words]
+    return Path(words).name if isinstance(words, str) and Path(words).is_absolute() else words
+
+
 def as_json(words: object) -> bytes:
     """As the files of a run hold what a person may want to read."""
     return json.dumps(words, indent=2).encode() + b"\n"
+
+
+def try_to_write(path: Path) -> None:
+    """Raises OSError where a file could not be written, and leaves what is there as it is."""
+    trial = path.with_name(path.name + ".writable")
+    write_atomically(trial, b"")
+    trial.unlink()
 
 
 def write_atomically(path: Path, content: bytes) -> None:

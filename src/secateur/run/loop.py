@@ -22,7 +22,8 @@ from secateur.search import Searcher
 from secateur.threads import one_thread
 
 HOPELESS = 10
-"""A study stops when this many trials have failed and none has succeeded."""
+"""A run stops when this many of its trials have failed and none has ever succeeded: what failed before it was resumed
+may have been put right."""
 SNAPSHOT_EVERY = 10
 """Trials between snapshots of the searcher, for each that is under way at once; later ones are replayed."""
 
@@ -91,6 +92,8 @@ class Loop:
     def run(self, trials: int, seconds: float = math.inf) -> Study:
         """Go on until the study has `trials` trials, or begin no more after so many seconds, earlier runs included."""
         self._started = time.monotonic()
+        if self.folder:
+            self.folder.begin()
         recorded = self.folder.journal.read() if self.folder else []
         finished = self.folder.finalists.read() if self.folder else []
         self.study.searcher = self.searcher
@@ -215,8 +218,8 @@ class Loop:
         with one_thread():
             self.searcher.tell(trial.plan, trial.outcome.reward if trial.outcome else None)
         self.on_trial(self.study, trial)
-        if len(self.study.trials) == HOPELESS:
-            _ = self.study.best
+        if number + 1 - recorded == HOPELESS:
+            _ = self.study.best  # refuses to go on where there is none
 
 
 def _between(low: Outcome, high: Outcome, share: float) -> Outcome:

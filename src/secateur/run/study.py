@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from torch import nn
 
-from secateur.errors import BudgetError, StudyError
+from secateur.errors import StudyError
 from secateur.graph import ModelGraph
 from secateur.plan import Budget, Outcome, Plan, Trial
 from secateur.prune import Pruner
@@ -114,10 +114,7 @@ class Study:
         higher reward is it. Raises BudgetError outside the range, and StudyError where the searcher serves one budget
         only.
         """
-        low, high = self.space.lowest, self.space.limit
-        limit = budget.limit(self.space.dense)
-        if budget.metric != self.space.budget.metric or not low * (1 - 1e-9) <= limit <= high * (1 + 1e-9):
-            raise BudgetError(f"a budget of {budget} is outside what was searched ({self.space.budget})")
+        limit = self.space.point(budget)
         if not isinstance(self.searcher, Conditioned):
             raise StudyError("this searcher serves one budget only; use study.best.plan")
         proposed, tried = self.searcher.propose(limit), self.within(limit)

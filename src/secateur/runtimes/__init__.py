@@ -1,7 +1,7 @@
 """WHERE A MODEL REALLY RUNS: files for the runtimes that ship it, and the engines that score candidates."""
 
 from secateur.runtimes.eager import Eager, eager_session, latencies_ms
-from secateur.runtimes.engine import ENGINES, Engine, engine
+from secateur.runtimes.engine import ENGINES, Engine, engine, require_engine
 from secateur.runtimes.export import (
     RUNTIMES,
     Measured,
@@ -48,6 +48,7 @@ __all__ = [
     "meter_called",
     "quicker",
     "require",
+    "require_engine",
     "runtime_called",
     "torch_runtimes",
     "torch_session",

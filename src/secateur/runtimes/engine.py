@@ -33,10 +33,17 @@ def engine(name: str, dense: nn.Module, example: tuple[Tensor, ...], calibration
     Raises:
         JobError: there is no engine of that name, or what it needs is not installed.
     """
-    if name not in ENGINES:
-        raise JobError(f"no engine is called {name!r}; choose one of {', '.join(ENGINES)}")
+    require_engine(name)
     if name == "torch":
         return Eager()
     from secateur.runtimes.openvino import OpenVino
 
     return OpenVino(dense, example, calibration, int8=name == "openvino-int8")
+
+
+def require_engine(name: str) -> None:
+    """Raises JobError where there is no engine of that name, or what it needs is not installed."""
+    if name not in ENGINES:
+        raise JobError(f"no engine is called {name!r}; choose one of {', '.join(ENGINES)}")
+    if name != "torch":
+        import secateur.runtimes.openvino  # noqa: F401

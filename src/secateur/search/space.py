@@ -206,6 +206,14 @@ class SearchSpace:
         """The plan that keeps these units."""
         return Plan({site.key: site.keep(counts[site.key]) for site in self.sites})
 
+    def point(self, budget: Budget) -> float:
+        """The limit that another budget sets. Raises BudgetError where it is outside what is searched."""
+        limit = budget.limit(self.dense)
+        within = self.lowest * (1 - 1e-9) <= limit <= self.limit * (1 + 1e-9)
+        if budget.metric != self.budget.metric or not within:
+            raise BudgetError(f"a budget of {budget} is outside what was searched ({self.budget})")
+        return limit
+
     def limit_of(self, trial: int) -> float:
         """The most that trial `trial` may cost: where a range of budgets is searched, multiples of the golden
         ratio fill it evenly, whenever the search is stopped."""
