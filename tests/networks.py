@@ -82,6 +82,22 @@ class ProjectionBlock(nn.Module):
         return F.relu(y)
 
 
+class Viewed(nn.Module):
+    """Takes the view of a feature map that is not one pixel large: no view of one that lies channels-last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 16, 3, padding=1)
+        self.conv2 = nn.Conv2d(16, 32, 3, padding=1)
+        self.fc1 = nn.Linear(32 * 4, 24)
+        self.fc2 = nn.Linear(24, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.max_pool2d(F.relu(self.conv1(x)), 2)
+        x = F.adaptive_max_pool2d(F.relu(self.conv2(x)), 2)
+        return self.fc2(F.relu(self.fc1(x.view(x.size(0), -1))))
+
+
 class Residual(nn.Module):
     """Two residual stages with a 1 x 1 projection between them (option B)."""
 
@@ -433,6 +449,7 @@ def rows(*shape: int) -> Callable[..., Tensor]:
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[..., Example]]] = {
     "plain": (Plain, image),
+    "viewed": (Viewed, image),
     "residual": (Residual, image),
     "padded": (Padded, image),
     "dense": (Dense, image),

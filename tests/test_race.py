@@ -150,6 +150,18 @@ def test_labels_that_do_not_fit_the_answers_are_refused() -> None:
     assert sc.accuracy(images, of_pixels)(Pixels()) == pytest.approx(1 - 0.75 / 4)
 
 
+def test_scoring_leaves_a_network_in_training_as_it_was() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Flatten(), nn.Linear(16, 4))
+    images, labels = torch.rand(200, 3, 2, 2), torch.arange(200) % 4
+    scored = sc.accuracy(images, labels)(network.eval())
+    mean = network[1].running_mean.clone()
+    network.train()
+    network[2].eval()
+    assert sc.accuracy(images, labels)(network) == scored
+    assert torch.equal(network[1].running_mean, mean)
+    assert [module.training for module in network] == [True, True, False, True, True]
+
+
 class Reads(nn.Module):
     """Tells the class that is written into an image."""
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from networks import Plain, Residual, image, settled
+from networks import Plain, Residual, Viewed, image, settled
 from safetensors.torch import save_file
 from threadpoolctl import threadpool_info, threadpool_limits
 from torch import Tensor, nn
@@ -554,6 +554,21 @@ def test_evaluate_gets_a_network_in_eval_mode_that_it_may_spoil() -> None:
     assert [each.outcome and each.outcome.score for each in spoilt.trials] == [
         each.outcome and each.outcome.score for each in clean.trials
     ]
+
+
+def test_a_network_that_views_feature_maps_is_scored_pruned_and_trained(tmp_path: Path) -> None:
+    """Its forward fails on images, or weights, that lie channels-last."""
+    model = settled(Viewed())
+    images, labels = image(200), torch.arange(200) % 5
+    agrees = sc.agreement(model, images)
+    assert agrees(model) == pytest.approx(1)
+    study = search(None, agrees, model=model, trials=4, settings=sc.SearchSettings(race=True))
+    assert len(study.succeeded) == 4
+    small = study.prune(study.best.plan)
+    pairs = [(images[:100], labels[:100]), (images[100:], labels[100:])]
+    for precision in ("float32", "bfloat16"):
+        sc.finetune(small, pairs, teacher=model, settings=sc.FineTune(epochs=1, precision=precision))
+    assert 0 <= sc.accuracy(images, labels)(small) <= 1
 
 
 def test_the_journal_module_writes_no_nan(tmp_path: Path) -> None:

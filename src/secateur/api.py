@@ -141,7 +141,8 @@ def search(  # noqa: PLR0913  # each is a thing the caller has, and all but four
     workers = InProcess(evaluators[0]) if settings.workers == 1 else Threads(evaluators)
     proposer = strategy.start(space)
     race = settings.race and settings.reward is resource_constrained  # it compares scores, whatever is paid for them
-    check = Evaluator(pruner.final, space, evaluate, settings.reward, dense=dense)
+    in_torch = engine("torch", pruner.dense, as_inputs(example_input), ())
+    check = Evaluator(pruner.final, space, evaluate, settings.reward, in_torch, dense)
     study = Study(space, dense, check=check, pruner=pruner)
     loop = Loop(study, proposer, workers, strategy.seed, settings.ahead, race, home)
     if budget.is_range and isinstance(settings.reward, AccuracyGuaranteed):

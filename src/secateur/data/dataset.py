@@ -42,7 +42,7 @@ class Dataset:
 
     def tensors(self, images: NDArray[np.uint8]) -> Tensor:
         """uint8 [N, H, W, C] -> float32 [N, C, H, W], (pixel / 255 - mean) / std."""
-        pixels = torch.tensor(images).permute(0, 3, 1, 2).contiguous().float()
+        pixels = torch.tensor(images.transpose(0, 3, 1, 2)).float()
         mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (self.mean, self.std))
         return pixels.div_(255).sub_(mean).div_(std)
 

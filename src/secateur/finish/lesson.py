@@ -28,8 +28,6 @@ class Lesson:
         heard = teacher is not None and (own_loss or settings.distil > 0 or settings.features)
         place = next(student.parameters()).device
         self.teacher = copy.deepcopy(teacher).to(place).eval().requires_grad_(False) if teacher and heard else None
-        if self.teacher is not None and settings.channels_last:
-            self.teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         mine, theirs = (_modules(network, settings.features) for network in (student, self.teacher or student))
         self._mine, self._theirs = Seen(mine), Seen(theirs)
 

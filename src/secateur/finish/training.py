@@ -20,6 +20,7 @@ from secateur.finish.lesson import Lesson
 from secateur.finish.processes import Processes
 from secateur.finish.replay import Replay
 from secateur.finish.settings import FineTune, Precision
+from secateur.graph import best_layout, laid_out
 from secateur.run import write_atomically
 from secateur.sparse import hold, hold_gradients
 
@@ -49,8 +50,7 @@ class Training:
                 f"{self.device}: leave it out"
             )
         self.identity = lesson.identity | _identity(settings) | {"batches": steps}
-        self._layout = torch.channels_last if settings.channels_last else torch.contiguous_format
-        model.to(memory_format=self._layout)  # type: ignore[call-overload]
+        self._layout: torch.memory_format | None = None
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         if not trained:
             raise DataError("none of the network's parameters requires a gradient: there is nothing to train")
@@ -103,12 +103,20 @@ class Training:
         """One step of the optimiser; this process's part of the batch's mean loss."""
         whole = len(labels)
         inputs, labels = (self.among.part(x).to(self.device) for x in (inputs, labels))
-        if inputs.dim() == 4:
-            inputs = inputs.contiguous(memory_format=self._layout)
+        (inputs,) = laid_out((inputs,), self._layout or self._lay_out(inputs[:2]))
         loss = self._replay(inputs, labels) if self._replay else self._learn(inputs, labels, len(labels) / whole)
         if self.average is not None:
             self.average.update_parameters(self.model)
         return loss
+
+    def _lay_out(self, inputs: Tensor) -> torch.memory_format:
+        """Decide, once, how images and weights lie in memory."""
+        networks = [self.model, *([self.lesson.teacher] if self.lesson.teacher else [])]
+        layouts = [best_layout(network, (inputs,)) for network in networks] if self.settings.channels_last else []
+        self._layout = torch.channels_last if {*layouts} == {torch.channels_last} else torch.contiguous_format
+        for network in (*networks, self.delivered):
+            network.to(memory_format=self._layout)  # type: ignore[call-overload]
+        return self._layout
 
     def _learn(self, inputs: Tensor, labels: Tensor, share: float = 1.0) -> Tensor:
         """Go down the gradient of a batch, of which this process has a share; its part of the mean loss before."""

@@ -4,6 +4,7 @@ from secateur.graph.count import count_costs
 from secateur.graph.entries import entries_named, entries_of, with_entries
 from secateur.graph.forward import watch
 from secateur.graph.graph import ChannelGroup, Count, Counts, Extent, Layer, ModelGraph, Side, Slice, Sparsity
+from secateur.graph.layout import best_layout, laid_out
 from secateur.graph.operations import OperationLog
 from secateur.graph.private import Example, as_inputs, private_copy
 from secateur.graph.sparsity import may_be_sparse, sparsities_named, with_sparsity
@@ -22,9 +23,11 @@ __all__ = [
     "Slice",
     "Sparsity",
     "as_inputs",
+    "best_layout",
     "count_costs",
     "entries_named",
     "entries_of",
+    "laid_out",
     "may_be_sparse",
     "private_copy",
     "sparsities_named",

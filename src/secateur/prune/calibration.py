@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from secateur.errors import DataError
-from secateur.graph import Layer
+from secateur.graph import Layer, laid_out
 from secateur.prune.entry import picked_inputs
 
 Batch = Tensor | Sequence[Tensor]
@@ -49,7 +49,7 @@ class Calibration:
         inputs_of_all = tuple(torch.cat(column).detach() for column in columns)
         if any(x.is_floating_point() and not x.isfinite().all() for x in inputs_of_all):
             raise DataError("the calibration data holds numbers that are not finite (NaN or infinity): take them out")
-        return cls(inputs_of_all)
+        return cls(laid_out(inputs_of_all, torch.contiguous_format))
 
     def __len__(self) -> int:
         return len(self.inputs[0])

@@ -16,7 +16,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from secateur.graph import Layer, ModelGraph, OperationLog
+from secateur.graph import Layer, ModelGraph, OperationLog, best_layout, laid_out
 from secateur.prune.calibration import Calibration, Taps, input_rows, output_rows, sample_positions, taps_at
 from secateur.prune.cut import Kept, places
 from secateur.prune.moments import LARGEST
@@ -73,9 +73,8 @@ class SequentialRefit:
         self._joined = {layer.shortcut for layer in self.layers if layer.shortcut is not None}
         self._targets: dict[str, Tensor] = {}
         self._shortcuts: dict[str, Tensor] = {}
-        self._inputs = tuple(
-            x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x for x in self.calibration.inputs
-        )
+        self._layout = best_layout(dense, self.calibration.head(2).inputs)
+        self._inputs = laid_out(self.calibration.inputs, self._layout)
         self._remember(dense)
 
     def _remember(self, dense: nn.Module) -> None:
@@ -139,7 +138,7 @@ class SequentialRefit:
                 _fit(pruned, layer, rows, target, self.effort, len(self.calibration))
 
         handles = [pruned.get_submodule(x.name).register_forward_pre_hook(partial(fit, x)) for x in self.layers]
-        pruned.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        pruned.to(memory_format=self._layout)  # type: ignore[call-overload]
         try:
             with torch.no_grad(), OperationLog(wanted=self._joined) as log:
                 pruned(*self._inputs)

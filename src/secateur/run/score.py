@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from numbers import Real
 from typing import Protocol, runtime_checkable
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from secateur.answers import cosine
 from secateur.errors import EvaluationError
-from secateur.graph import private_copy
+from secateur.graph import laid_out, private_copy
 
 Evaluate = Callable[[nn.Module], float]
 """A network in eval mode -> its score, higher is better (top-1 as a fraction, or any other number)."""
@@ -76,8 +77,9 @@ def agreement(model: nn.Module, images: Tensor, batch: int = 100) -> Examples:
     _refuse_none(images)
     dense = private_copy(model).eval()
     device = next((each.device for each in dense.parameters()), None)
+    pieces = laid_out(images.split(batch), torch.contiguous_format)
     with torch.inference_mode():
-        logits = torch.cat([_answer(dense, piece.to(device)).cpu() for piece in images.split(batch)])
+        logits = torch.cat([_answer(dense, piece.to(device)).cpu() for piece in pieces])
     if logits[:1].numel() < 2:
         raise EvaluationError(
             "agreement compares logits of two classes or more, and the network gives one number: score it by a "
@@ -112,6 +114,18 @@ def _is_right(logits: Tensor, labels: Tensor) -> Tensor:
     return (answers == labels).float().flatten(1).mean(1) if labels.dim() > 1 else (answers == labels).float()
 
 
+@contextmanager
+def in_eval(network: nn.Module) -> Iterator[None]:
+    """For a while, all of a network is in eval mode: norms would learn from what is only looked at."""
+    training = [module for module in network.modules() if module.training]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
 def doublings(examples: int) -> list[int]:
     """Numbers of examples at which a candidate is looked at: 100, 200, 400, ..., all."""
     marks = [FEWEST]
@@ -123,18 +137,19 @@ def doublings(examples: int) -> list[int]:
 class Examples:
     """The mean of `measure(outputs [n, ...], targets [n, ...]) -> [n]` over examples held in memory.
 
-    Images are held channels-last and go through in batches that stay in the cache; shuffled, since images that lie
-    sorted by class would have a race decided by the first class.
+    Images are held channels-last, until a network does not take them so, and go through in batches that stay in the
+    cache; shuffled, since images that lie sorted by class would have a race decided by the first class. A network is
+    in eval mode meanwhile, and afterwards as it was.
     """
 
     def __init__(
         self, images: Tensor, targets: Tensor, measure: Callable[[Tensor, Tensor], Tensor], batch: int
     ) -> None:
         _refuse_none(images)
-        layout = torch.channels_last if images.dim() == 4 else torch.contiguous_format
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
         pieces = order.to(images.device).split(batch)
-        self._pieces = [images[piece].contiguous(memory_format=layout) for piece in pieces]
+        self._pieces = [*laid_out([images[piece] for piece in pieces], torch.channels_last)]
+        self._layout = torch.channels_last
         self._targets = targets[order.to(targets.device)].split(batch)
         self._measure = measure
         self.examples = len(images)
@@ -148,12 +163,24 @@ class Examples:
         """Over some hundred images, and twice as many each time."""
         marks = doublings(self.examples)
         found: list[Values] = []
-        seen, device = 0, next((each.device for each in network.parameters()), None)
-        for piece, targets in zip(self._pieces, self._targets, strict=True):
-            with torch.inference_mode():
-                outputs = _answer(network, piece.to(device))
+        seen = 0
+        for number, targets in enumerate(self._targets):
+            with torch.inference_mode(), in_eval(network):
+                outputs = self._answers(network, number)
                 found.append(self._measure(outputs, targets.to(outputs.device)).cpu().numpy())
-            seen += len(piece)
+            seen += len(targets)
             if seen >= marks[0]:
                 marks = [mark for mark in marks if mark > seen]
                 yield np.concatenate(found)
+
+    def _answers(self, network: nn.Module, number: int) -> Tensor:
+        """To a piece of the images."""
+        device = next((each.device for each in network.parameters()), None)
+        try:
+            return _answer(network, self._pieces[number].to(device))
+        except RuntimeError:  # it may take the `view` of a feature map
+            if self._layout == torch.contiguous_format:
+                raise
+            self._layout = torch.contiguous_format
+            self._pieces = [*laid_out(self._pieces, self._layout)]
+            return _answer(network, self._pieces[number].to(device))

@@ -7,6 +7,7 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from secateur.errors import JobError
+from secateur.graph import best_layout
 from secateur.runtimes.eager import Eager
 
 ENGINES = ("torch", "openvino", "openvino-int8")
@@ -35,7 +36,7 @@ def engine(name: str, dense: nn.Module, example: tuple[Tensor, ...], calibration
     """
     require_engine(name)
     if name == "torch":
-        return Eager()
+        return Eager(best_layout(dense, example))
     from secateur.runtimes.openvino import OpenVino
 
     return OpenVino(dense, example, calibration, int8=name == "openvino-int8")
