@@ -131,7 +131,7 @@ def test_a_folder_where_nothing_was_begun_may_be_another_jobs(job, capsys):
     right = job.read_text()
     job.write_text(right.replace("macs = 0.4", "macs = 40"))
     assert main(["search", str(job)]) == 2
-    assert "For 40 % write 0.4" in capsys.readouterr().err
+    assert "for 40 % write 0.4" in capsys.readouterr().err
     assert not [*job.parent.rglob("journal.jsonl")], "refused before any stage has begun"
     job.write_text(right)
     assert main(["search", str(job)]) == 0

@@ -79,7 +79,7 @@ def test_what_ncnn_does_not_have_is_named(tmp_path: Path) -> None:
     assert {"torch", "onnxruntime"} <= {each.runtime for each in found}
     assert "ncnn" not in {each.runtime for each in found}
     with pytest.raises(sc.ExportError, match="index_select"):
-        sc.measure({"pruned": pruned("resnet20")}, images(1), runtime=["ncnn"])
+        sc.measure({"pruned": pruned("resnet20")}, images(1), runtime="ncnn")
 
 
 class ByName(nn.Module):

@@ -117,13 +117,27 @@ def test_a_pickle_is_refused_and_not_run(writer, tmp_path):
 def test_weights_that_do_not_fit_are_named(tmp_path):
     torch.save(zoo.build("resnet20").state_dict(), tmp_path / "w.pt")
     load_weights(zoo.build("resnet20"), tmp_path / "w.pt")
-    with pytest.raises(sc.CheckpointError, match="does not fit"):
+    with pytest.raises(sc.CheckpointError, match=r"does not fit .*missing \['layer1\.3.*, unknown \[\]"):
         load_weights(zoo.build("resnet32"), tmp_path / "w.pt")
+    with pytest.raises(sc.CheckpointError, match="give the options"):
+        load_weights(zoo.build("resnet20", width=8), tmp_path / "w.pt")
     with pytest.raises(sc.CheckpointError, match="no file"):
         load_weights(zoo.build("resnet20"), tmp_path / "missing.safetensors")
     (tmp_path / "torn.safetensors").write_bytes(b"\x08\x00\x00\x00\x00\x00\x00\x00{}")
     with pytest.raises(sc.CheckpointError, match="safetensors"):
         load_weights(zoo.build("resnet20"), tmp_path / "torn.safetensors")
+
+
+@pytest.mark.parametrize("wrapper", ["module.", "model.", "_orig_mod.", "module._orig_mod."])
+def test_what_a_wrapper_has_put_before_names_is_left_out(wrapper, tmp_path):
+    dense, fresh = zoo.build("resnet20"), zoo.build("resnet20")
+    state = {wrapper + name: tensor for name, tensor in dense.state_dict().items()}
+    torch.save({"epoch": 3, "model": state, "optimizer": {"state": {}}}, tmp_path / "w.pt")
+    load_weights(fresh, tmp_path / "w.pt")
+    assert torch.equal(fresh.conv1.weight, dense.conv1.weight)
+    torch.save({"model": state, "ema": state}, tmp_path / "w.pt")
+    with pytest.raises(sc.CheckpointError, match=r"several state dicts \(model, ema\)"):
+        load_weights(fresh, tmp_path / "w.pt")
 
 
 def two_blobs(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

@@ -42,6 +42,15 @@ def test_hooks_are_told_of_and_torchscript_is_refused() -> None:
         trace(model, example)
     with pytest.raises(sc.TraceError, match=r"compiled by torch\.jit"):
         trace(torch.jit.trace(build("plain")[0], example), example)
+    with pytest.raises(sc.TraceError, match=r"compiled by torch\.compile"):
+        trace(torch.compile(build("plain")[0]), example)
+
+
+def test_broken_weights_are_named() -> None:
+    model, example = build("plain")
+    model.get_parameter("fc1.weight").data[0, 0] = torch.nan
+    with pytest.raises(sc.TraceError, match=r"fc1\.weight of Plain is not finite"):
+        trace(model, example)
 
 
 # ---- layers ----------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from networks import build
 import secateur as sc
 from secateur.job import FOR_RANGES, SEARCHERS, parse_job, read_job
 from secateur.job.claim import describe
+from secateur.job.compress import Run
 from secateur.job.materials import materials
 from secateur.search import RULES, Conditioned, SearchSpace
 
@@ -173,6 +174,22 @@ def test_a_prior_and_modules_are_found_from_the_job_file(tmp_path):
     job = read_job(write(tmp_path, text))
     assert job.searcher.prior == str(tmp_path / "taught.safetensors")
     assert job.modules == str(tmp_path)
+
+
+def test_a_network_without_its_weights_is_refused(tmp_path, monkeypatch):
+    with pytest.raises(sc.JobError, match=r"\[model\] weights: name the file"):
+        Run(read_job(write(tmp_path, f'folder = "{tmp_path / "run"}"\n{GOOD}')), "").materials  # noqa: B018
+    (tmp_path / "untrained.py").write_text(
+        "import torch\nfrom torch import nn\n"
+        "def made():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.Linear(32, 10))\n"
+        "def known():\n    torch.manual_seed(0)\n    return made()\n"
+    )
+    text = f'folder = "{tmp_path / "run"}"\n{GOOD}'.replace("options = { width = 4 }", "")
+    with pytest.raises(sc.JobError, match="other weights each time"):
+        Run(read_job(write(tmp_path, text.replace('"resnet20"', '"untrained:made"'))), "").materials  # noqa: B018
+    assert Run(read_job(write(tmp_path, text.replace('"resnet20"', '"untrained:known"'))), "").materials
+    with pytest.raises(sc.JobError, match=r"neither package\.module:factory nor in the zoo"):
+        materials(read_job(write(tmp_path, text.replace('"resnet20"', '"untrained.known"'))))
 
 
 def test_what_the_network_cannot_do_is_said_before_the_search(tmp_path):

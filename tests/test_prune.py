@@ -520,19 +520,20 @@ def test_calibration_comes_in_many_forms() -> None:
     x, labels = image(30), torch.zeros(30)
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, labels), batch_size=7)
     for given in (x, [x], [(x, labels)], [x[:10], x[10:]], loader, iter([x])):
-        assert torch.equal(Calibration.gather(given).inputs[0], x)
-    assert len(Calibration.gather([x, x, x], most=50)) == 50
-    both = Calibration.gather([(x, labels, labels)], inputs=2)
+        assert torch.equal(Calibration.gather(given, [x]).inputs[0], x)
+    assert len(Calibration.gather([x, x, x], [x], most=50)) == 50
+    both = Calibration.gather([(x, labels, labels)], [x, labels])
     assert [tuple(part.shape) for part in both.inputs] == [(30, 3, 8, 8), (30,)]
-    wrong: dict[str, tuple[Any, int]] = {
-        r"a Tensor that does not begin .* takes \(2\)": ([x], 2),
-        "a dict that does not begin": ([{"image": x}], 1),
-        "not finite": ([x, x.log()], 1),
-        "is empty": ([], 1),
+    wrong: dict[str, tuple[Any, list[torch.Tensor]]] = {
+        r"a Tensor that does not begin .* takes \(2\)": ([x], [x, labels]),
+        "a dict that does not begin": ([{"image": x}], [x]),
+        "not finite": ([x, x.log()], [x]),
+        "is empty": ([], [x]),
+        r"are \[3, 8, 8\] each, and the example input is \[3, 8, 4\]": ([x], [x[..., :4]]),
     }
-    for says, (given, inputs) in wrong.items():
+    for says, (given, example) in wrong.items():
         with pytest.raises(sc.DataError, match=says):
-            Calibration.gather(given, inputs=inputs)
+            Calibration.gather(given, example)
 
 
 def test_calibration_inputs_that_the_network_does_not_take_are_refused() -> None:

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -99,10 +100,18 @@ def test_the_default_step_suits_the_width(width: int, step: int) -> None:
     assert default_step(width) == step
 
 
-@pytest.mark.parametrize("bad", [{"min_keep": 0.0}, {"min_keep": 1.5}, {"step": 0}])
-def test_bad_settings_are_refused(bad: dict[str, float]) -> None:
+@pytest.mark.parametrize("bad", [{"min_keep": 0.0}, {"min_keep": 1.5}, {"step": 0}, {"leave": "layer1.*"}])
+def test_bad_settings_are_refused(bad: dict[str, Any]) -> None:
     with pytest.raises(sc.BudgetError, match=next(iter(bad))):
-        SpaceSettings(**bad)  # type: ignore[arg-type]
+        SpaceSettings(**bad)
+
+
+def test_a_plan_takes_any_real_number() -> None:
+    plan = sc.Plan({"a": np.float32(0.5), "b": 1})
+    assert plan == sc.Plan({"a": 0.5, "b": 1})
+    assert plan.digest == sc.Plan.from_json(json.loads(json.dumps(plan.to_json()))).digest
+    with pytest.raises(sc.PlanError, match="a fraction in"):
+        sc.Plan({"a": np.float32(1.5)})
 
 
 # ---- the space -------------------------------------------------------------------------------------------------------
@@ -120,6 +129,8 @@ def test_streams_and_named_groups_are_left_alone() -> None:
     assert keys(SpaceSettings(leave=("blocks.0.*",))) == inner - {"blocks.0.conv1"}
     with pytest.raises(sc.TraceError, match="left alone"):
         SearchSpace(graph, sc.Budget(macs=0.9), SpaceSettings(leave=("blocks.*",)))
+    with pytest.raises(sc.BudgetError, match="leave names 'layer9', and no layer or group is called so"):
+        SearchSpace(graph, sc.Budget(macs=0.9), SpaceSettings(leave=("blocks.0.*", "layer9")))
 
 
 @pytest.mark.parametrize("metric", METRICS)

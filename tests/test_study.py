@@ -531,6 +531,11 @@ def test_bad_numbers_are_refused(bad: dict[str, int]) -> None:
         search(None, **bad)
 
 
+def test_a_number_is_no_budget() -> None:
+    with pytest.raises(sc.BudgetError, match=r"budget = 0\.5: give sc\.Budget"):
+        search(None, budget=0.5)
+
+
 def test_an_impossible_budget_is_refused_before_anything_is_evaluated() -> None:
     calls: list[nn.Module] = []
     with pytest.raises(sc.BudgetError, match="cannot be met"):

@@ -39,7 +39,8 @@ def rows(depth: int = 56) -> list[dict[str, Any]]:
     dataset = shared_assets.cifar10()
     test = sc.accuracy(*shared_assets.test_images(dataset))
     index = split(dataset, REWARD, CALIBRATION, seed=0).calibration
-    calibration = Calibration.gather(shared_assets.training_images(dataset, index)[0])
+    images = shared_assets.training_images(dataset, index)[0]
+    calibration = Calibration.gather(images, [images])
     version = importlib.metadata.version("torch-pruning")  # its own `__version__` was not raised with it
     found = []
     for scope in SCOPES:

@@ -7,13 +7,13 @@ import math
 import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import is_dataclass
 from functools import partial
 from pathlib import Path
 
 from torch import Tensor, nn
 
 from secateur import run, runtimes
+from secateur.checks import check_arguments, check_reward, compare_scores, try_reward
 from secateur.errors import StudyError
 from secateur.graph import (
     Example,
@@ -47,16 +47,12 @@ from secateur.search import (
     AccuracyGuaranteed,
     Bayesian,
     Conditioned,
-    Reward,
     SearchSpace,
     Strategy,
     resource_constrained,
 )
 from secateur.settings import SearchSettings, identity
 from secateur.sparse import block_sparse_layers, masked_layers
-
-SCORES_APART = 0.01
-"""Share by which a score may differ from what it was before a resume: other machines round otherwise."""
 
 
 def inspect(model: nn.Module, example_input: Example) -> ModelGraph:
@@ -109,18 +105,13 @@ def search(  # noqa: PLR0913  # each is a thing the caller has, and all but four
     """
     strategy: Strategy = searcher or Bayesian()
     settings = settings or SearchSettings()
-    if isinstance(strategy, type) or not is_dataclass(strategy):
-        raise StudyError(
-            f"searcher is {strategy!r:.80}: give the settings of one, a dataclass such as sc.Random(seed=1)"
-        )
-    if trials < 1:
-        raise StudyError(f"trials = {trials}: give 1 or more")
+    check_arguments(budget, strategy, trials)
     if settings.race and not isinstance(evaluate, Staged):
         raise StudyError(
             "race needs an evaluate that scores by stages, as sc.agreement and sc.accuracy give; leave it out"
         )
     space = SearchSpace(inspect(model, example_input), budget, settings.space, settings.prices)
-    _check_reward(settings.reward, space)
+    check_reward(settings.reward, space)
     require_engine(settings.engine)
     proposer = strategy.start(space)  # what it needs, it needs now; what is known beforehand comes later
     if budget.is_range and not isinstance(proposer, Conditioned):
@@ -128,10 +119,10 @@ def search(  # noqa: PLR0913  # each is a thing the caller has, and all but four
     timed = run.clock(space, model, example_input) if settings.measured and not budget.is_range else None
     home = RunFolder(folder, identity(model, space, strategy, settings)) if folder is not None else None
     dense = Outcome(score_of(evaluate, private_copy(model).requires_grad_(False)), space.dense, 0.0, 0.0)
-    _try_reward(settings.reward, dense)
+    try_reward(settings.reward, dense)
     if home is not None:
-        _compare_scores(home.dense_score(dense.score), dense.score)
-    inputs = Calibration.gather(calibration, inputs=len(as_inputs(example_input)))
+        compare_scores(home.dense_score(dense.score), dense.score)
+    inputs = Calibration.gather(calibration, as_inputs(example_input))
     pruner = Pruner(model, space.graph, inputs, settings.prune)
     space = space.informed(pruner.losses, weighed=settings.reward is not resource_constrained)
     if timed is not None:
@@ -152,32 +143,6 @@ def search(  # noqa: PLR0913  # each is a thing the caller has, and all but four
     if on_trial:
         loop.on_trial = on_trial
     return loop.run(trials, math.inf if settings.seconds is None else settings.seconds)
-
-
-def _check_reward(reward: Reward, space: SearchSpace) -> None:
-    """Refuse, before anything is run, a reward whose metrics nobody tells."""
-    needed = getattr(reward, "needs", ())
-    missing = [metric for metric in needed if metric not in space.dense.known]
-    if missing:
-        raise StudyError(f"{type(reward).__name__} needs {missing[0]}: name what tells it (latency, energy)")
-
-
-def _try_reward(reward: Reward, dense: Outcome) -> None:
-    """Refuse a reward that cannot be paid at all, by paying the dense network."""
-    try:
-        reward(dense.score, dense.costs, dense)
-    except Exception as error:
-        raise StudyError(f"the reward of the dense network: {type(error).__name__}: {error}") from error
-
-
-def _compare_scores(before: float, now: float) -> None:
-    """Tell, as far as the dense network does, that the trials of a resumed study were scored by something else."""
-    if abs(now - before) > SCORES_APART * max(abs(now), abs(before)):
-        warnings.warn(
-            f"the dense network scored {before:.6g} when this study began, and {now:.6g} now: by another evaluate, or "
-            "on other data, its trials cannot be compared; use a new folder",
-            stacklevel=3,
-        )
 
 
 def _evaluators(
@@ -228,7 +193,7 @@ def prune(
     graph = with_entries(graph, entries_named(graph, plan))
     graph = with_sparsity(graph, sparsities_named(graph, plan))
     counts = counts_of_plan(plan, graph)
-    inputs = Calibration.gather(calibration, inputs=len(as_inputs(example_input)))
+    inputs = Calibration.gather(calibration, as_inputs(example_input))
     pruned = Pruner(model, graph, inputs, settings).final(counts)
     return pruned.train(model.training)
 
@@ -302,7 +267,7 @@ def measure(
     networks: Mapping[str, nn.Module],
     inputs: Example,
     *,
-    runtime: Sequence[str] | None = None,
+    runtime: str | Sequence[str] | None = None,
     threads: int = 1,
     meter: str | None = None,
 ) -> list[Measured]:
@@ -312,4 +277,5 @@ def measure(
     With a meter (rapl, nvml) also the energy that this machine uses. Raises what `secateur.runtimes.measure` does.
     """
     chosen = (*runtimes.torch_runtimes(), *runtimes.installed()) if runtime is None else runtime
+    chosen = (chosen,) if isinstance(chosen, str) else chosen
     return runtimes.measure(networks, as_inputs(inputs), chosen, threads, meter=meter, skip=runtime is None)

@@ -175,9 +175,7 @@ def _export(options: argparse.Namespace) -> None:
 
 
 def _measure(options: argparse.Namespace) -> None:
-    from rich.console import Console
-
-    from secateur.report import runtimes_table
+    from secateur.report import runtimes_table, wide_console
     from secateur.runtimes import meter_called, require
 
     if options.meter:
@@ -186,7 +184,7 @@ def _measure(options: argparse.Namespace) -> None:
     for name in only or ():
         require(name)
     run = _run(options)
-    Console().print(runtimes_table(run.measure(only, options.threads, options.meter), options.threads))
+    wide_console().print(runtimes_table(run.measure(only, options.threads, options.meter), options.threads))
 
 
 def _profile(options: argparse.Namespace) -> None:
@@ -205,13 +203,11 @@ def _compress(options: argparse.Namespace) -> None:
 
 
 def _finish(run: Run) -> None:
-    from rich.console import Console
-
     from secateur.commands.reporting import report
-    from secateur.report import table
+    from secateur.report import table, wide_console
 
     run.small()
-    Console().print(table(report(run)))
+    wide_console().print(table(report(run)))
     print(f"network: {run.folder / 'small.safetensors'}\nreport:  {run.folder / 'report.html'}")
 
 

@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
+from numbers import Real
 from typing import Any, Self
 
 import numpy as np
@@ -65,8 +66,10 @@ class Plan:
 
     def __post_init__(self) -> None:
         for key, keep in self.keeps.items():
-            if not (isinstance(keep, (int, float)) and 0.0 < keep <= 1.0):
+            if not (isinstance(keep, Real) and 0.0 < keep <= 1.0):
                 raise PlanError(f"plan keeps {keep!r} of {key!r}; give a fraction in (0, 1]")
+        plain = {key: keep if isinstance(keep, int) else float(keep) for key, keep in self.keeps.items()}
+        object.__setattr__(self, "keeps", plain)
 
     def __getitem__(self, key: str) -> float:
         return self.keeps.get(key, 1.0)
@@ -179,6 +182,12 @@ class Budget:
         """What was given for the metric."""
         given: float | tuple[float, float] = getattr(self, self.metric)
         return given
+
+    @property
+    def hint(self) -> str:
+        """What a number between 1 and 100 was perhaps meant to be."""
+        percent = 0 if isinstance(self.value, tuple) or self.absolute else self.value
+        return f" (for {percent:g} % write {percent / 100:g})" if 1 < percent < 100 else ""
 
     @property
     def is_range(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import KeysView, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -212,15 +212,21 @@ def trained(path: str | os.PathLike[str], fresh: nn.Module) -> nn.Module:
 def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
     """Fill a dense network from a safetensors file, or from a plain state dict read with `weights_only=True`.
 
-    A state dict may lie under the key "state_dict", and its names may begin with "module.".
-    Raises CheckpointError where the file is unsafe, damaged, or does not fit.
+    A state dict may be the only one in a dict of other things, and a wrapper may stand before all of its names
+    ("module.", "_orig_mod.", "model."). Raises CheckpointError where the file is unsafe, damaged, or does not fit.
     """
     place = Path(path)
     if place.suffix == ".safetensors" or not place.is_file():
         state: Any = read_tensors(place)[0]
     else:
         state = _weights_only(place)
-    state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    state = _unwrapped(state, model.state_dict().keys())
+    missing, unknown = sorted(model.state_dict().keys() - state), sorted(state.keys() - model.state_dict().keys())
+    if missing or unknown:
+        raise CheckpointError(
+            f"{place} does not fit {type(model).__name__}: missing {missing[:3]}, unknown {unknown[:3]}; give the "
+            "architecture, and its options, that it was trained with"
+        )
     try:
         model.load_state_dict(state, strict=True)
     except (RuntimeError, AttributeError) as error:
@@ -231,6 +237,16 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
         ) from error
 
 
+def _unwrapped(state: dict[str, Tensor], known: KeysView[str]) -> dict[str, Tensor]:
+    """Without what wrappers put before every name."""
+    while not known & state.keys():
+        wrappers = {name.partition(".")[0] for name in state}
+        if len(wrappers) != 1 or not all("." in name for name in state):
+            break
+        state = {name.partition(".")[2]: tensor for name, tensor in state.items()}
+    return state
+
+
 def _weights_only(place: Path) -> dict[str, Tensor]:
     try:
         raw = torch.load(place, map_location="cpu", weights_only=True)
@@ -239,7 +255,19 @@ def _weights_only(place: Path) -> dict[str, Tensor]:
             f"{place} holds more than tensors, or is damaged, and was not loaded (unpickling can run any code); "
             "save it again as safetensors"
         ) from error
-    raw = raw.get("state_dict", raw) if isinstance(raw, dict) else raw
-    if isinstance(raw, dict) and all(isinstance(k, str) and isinstance(value, Tensor) for k, value in raw.items()):
-        return raw
+    if _is_state(raw):
+        return dict(raw)
+    inside = {key: value for key, value in raw.items() if _is_state(value)} if isinstance(raw, dict) else {}
+    if len(inside) == 1:
+        return dict(*inside.values())
+    if inside:
+        raise CheckpointError(f"{place} holds several state dicts ({', '.join(map(str, inside))}); save the one alone")
     raise CheckpointError(f"{place} is not a state dict (name -> tensor); save model.state_dict()")
+
+
+def _is_state(raw: object) -> bool:
+    return (
+        isinstance(raw, dict)
+        and bool(raw)
+        and all(isinstance(key, str) and isinstance(value, Tensor) for key, value in raw.items())
+    )

@@ -29,6 +29,8 @@ def private_copy(model: nn.Module) -> nn.Module:
     """A deep copy in eval mode, without hooks, whose floating-point parameters all require gradients."""
     if isinstance(model, torch.jit.ScriptModule):
         raise TraceError(f"{type(model).__name__} is compiled by torch.jit: give the nn.Module that it was made from")
+    if hasattr(model, "_orig_mod"):
+        raise TraceError("the network is compiled by torch.compile: give the nn.Module that it was made from")
     try:
         private = copy.deepcopy(model).eval()
     except Exception as error:

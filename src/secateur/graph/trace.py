@@ -29,6 +29,7 @@ def trace(model: nn.Module, example_input: Example) -> ModelGraph:
         inputs = tuple(x.clone(memory_format=torch.contiguous_format) for x in as_inputs(example_input))
         private = private_copy(model)
         private.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        _refuse_broken_weights(private)
         _refuse_computed_weights(private)
         _refuse_sparse_weights(private)
         _tell_of_hooks(model)
@@ -70,6 +71,13 @@ def _several(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]
     except Exception:  # it is made for one at a time
         return inputs
     return twice
+
+
+def _refuse_broken_weights(model: nn.Module) -> None:
+    """Such a network answers nothing, and every proof on it would fail."""
+    for name, parameter in model.named_parameters():
+        if not parameter.isfinite().all():
+            raise TraceError(f"{name} of {type(model).__name__} is not finite (NaN or infinity): give whole weights")
 
 
 def _refuse_computed_weights(model: nn.Module) -> None:

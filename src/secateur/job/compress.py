@@ -21,7 +21,7 @@ from secateur.errors import JobError
 from secateur.finish import load, save
 from secateur.graph import ModelGraph, private_copy
 from secateur.job.claim import SEARCHED, claim, write_down
-from secateur.job.materials import Materials, check_training, materials
+from secateur.job.materials import Materials, check_training, materials, refuse_random
 from secateur.job.row_folder import RowFolder, recipe
 from secateur.job.stages import before_the_last, stages
 from secateur.job.words import SEARCHERS, Job, ReportJob
@@ -56,6 +56,7 @@ class Run:
     def materials(self) -> Materials:
         """The network and the data."""
         found = materials(self.job)
+        refuse_random(self.job, found)
         write_down(self.job)  # it makes sense, and may be taken up from here
         return found
 

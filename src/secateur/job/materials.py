@@ -69,6 +69,20 @@ def materials(job: Job) -> Materials:
     )
 
 
+def refuse_random(job: Job, found: Materials) -> None:
+    """A network without a weights file has to come with its own: drawn anew each time, no run could be taken up."""
+    if job.model.weights is not None:
+        return
+    if job.model.name in zoo.NETWORKS:
+        raise JobError("[model] weights: name the file of its trained weights; the zoo's networks are untrained")
+    mine, other = found.model.state_dict().values(), found.fresh().state_dict().values()
+    if not all(torch.equal(one, two) for one, two in zip(mine, other, strict=True)):
+        raise JobError(
+            f"[model] {job.model.name} gives other weights each time it is called: let it load trained ones, or name "
+            "their file (weights = ...)"
+        )
+
+
 def _check_classes(model: nn.Module, images: Tensor, labels: Tensor, dataset: Dataset) -> None:
     """Refuse images that the network does not take, and labels that are not its own."""
     try:
@@ -112,6 +126,11 @@ def check_training(student: nn.Module, teacher: nn.Module, tune: FineTune, image
 def _network(job: ModelJob, dataset: Dataset) -> nn.Module:
     module, colon, factory = job.name.partition(":")
     try:
+        if not colon and job.name not in zoo.NETWORKS:
+            raise JobError(
+                f"[model] name = {job.name!r} is neither package.module:factory nor in the zoo, which has "
+                f"{', '.join(zoo.NETWORKS)}"
+            )
         if not colon:
             options = {"num_classes": dataset.num_classes, "in_channels": dataset.in_channels, **job.options}
             return zoo.build(job.name, **options)

@@ -23,7 +23,10 @@ def stages(job: Job, whole: SearchSpace) -> int:
         try:
             SearchSpace(whole.graph, job.budget, least, job.settings.prices)
         except BudgetError as error:
-            raise BudgetError(f"{error}. It would take {number} stages, each with the job's min_keep") from error
+            raise BudgetError(
+                f"the budget of {job.budget} cannot be met{job.budget.hint}, not in {number} stages that keep at least "
+                f"min_keep = {job.space.min_keep:g} of every site: allow more, or let more be cut"
+            ) from error
     return number
 
 

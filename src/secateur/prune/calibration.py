@@ -24,11 +24,12 @@ class Calibration:
     inputs: tuple[Tensor, ...]
 
     @classmethod
-    def gather(cls, batches: Iterable[Batch], inputs: int = 1, most: int = 2000) -> Calibration:
-        """Collect up to `most` examples from batches of inputs, or of (inputs, labels).
+    def gather(cls, batches: Iterable[Batch], example: Sequence[Tensor], most: int = 2000) -> Calibration:
+        """Collect up to `most` examples from batches of inputs, or of (inputs, labels), of the example's sizes.
 
-        `inputs` is how many leading tensors of a batch the model takes. Raises DataError on none.
+        Where layers are looked at follows from those. Raises DataError on none.
         """
+        inputs = len(example)
         batches = [batches] if isinstance(batches, Tensor) else batches  # one batch, not a sequence of examples
         columns: list[list[Tensor]] = [[] for _ in range(inputs)]
         seen = 0
@@ -47,6 +48,12 @@ class Calibration:
         if seen == 0:
             raise DataError("the calibration data is empty; give some hundreds of unlabelled examples")
         inputs_of_all = tuple(torch.cat(column).detach() for column in columns)
+        for mine, wanted in zip(inputs_of_all, example, strict=True):
+            if mine.shape[1:] != wanted.shape[1:]:
+                raise DataError(
+                    f"calibration inputs are {list(mine.shape[1:])} each, and the example input is "
+                    f"{list(wanted.shape[1:])}: give both as the network is used"
+                )
         if any(x.is_floating_point() and not x.isfinite().all() for x in inputs_of_all):
             raise DataError("the calibration data holds numbers that are not finite (NaN or infinity): take them out")
         return cls(laid_out(inputs_of_all, torch.contiguous_format))

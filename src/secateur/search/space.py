@@ -48,6 +48,8 @@ class SpaceSettings:
     its own, the finer within what the coarser leaves. The first name that fits a layer counts."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.leave, str):
+            raise BudgetError(f"leave = {self.leave!r}: give a list of names")
         if not 0 < self.min_keep <= 1:
             raise BudgetError(f"min_keep = {self.min_keep}: give a fraction in (0, 1]")
         if self.step is not None and self.step < 1:
@@ -67,6 +69,14 @@ class SpaceSettings:
         if group.stream and not self.streams:
             return "a residual stream (set streams = true to cut it)"
         return ""
+
+    def check_names(self, graph: ModelGraph) -> None:
+        """Raises BudgetError where `leave` names what is not there: something else would be cut than was meant."""
+        names = [*graph.layer, *graph.group, *(name for group in graph.groups for name in group.producers)]
+        for pattern in self.leave:
+            if not fnmatch.filter(names, pattern):
+                few = ", ".join(names[:6])
+                raise BudgetError(f"leave names {pattern!r}, and no layer or group is called so; there are {few}, ...")
 
     def site(self, group: ChannelGroup, measured: int | None = None) -> Site:
         """The site of a group, in units of channels that are cut together; `measured` is a table's step."""
@@ -95,12 +105,6 @@ class SpaceSettings:
         return Site(sparsity.key, sparsity.levels, 1, max(least, 1), str(sparsity.pattern))
 
 
-def _meant(budget: Budget) -> str:
-    """What a number between 1 and 100 was perhaps meant to be."""
-    percent = budget.value if isinstance(budget.value, float | int) else 0
-    return f". For {percent:g} % write {percent / 100:g}" if 1 < percent < 100 else ""
-
-
 def default_step(width: int) -> int:
     """Eight on 128 channels and more, half that for each halving: real kernels like multiples of 8."""
     return max(1, min(8, 1 << int(math.log2(max(width // 16, 1)))))
@@ -121,6 +125,7 @@ class SearchSpace:
         prices: Sequence[CostModel] = (),
     ) -> None:
         self.settings = settings or SpaceSettings()
+        self.settings.check_names(graph)
         names = entries_of(graph, self.settings.left_alone) if self.settings.entries else ()
         graph = with_entries(graph, names)
         self.graph = graph = with_sparsity(graph, self.settings.patterns(graph))
@@ -143,9 +148,9 @@ class SearchSpace:
         least = self.cost({site.key: site.least for site in self.sites})
         if least > self.lowest:
             raise BudgetError(
-                f"the budget of {budget} cannot be met: with every site at its least, {least / self.cost.dense:.1%} "
-                f"({least:,.6g} {budget.metric}) is left. Allow more, lower min_keep (now {self.settings.min_keep:g}), "
-                f"or let more be cut (streams, leave){_meant(budget)}"
+                f"the budget of {budget} cannot be met{budget.hint}: with every site at its least, "
+                f"{least / self.cost.dense:.1%} ({least:,.6g} {budget.metric}) is left. Allow more, lower min_keep "
+                f"(now {self.settings.min_keep:g}), or let more be cut (streams, leave)"
             )
 
     def informed(self, losses: Mapping[str, Curve], weighed: bool = False) -> SearchSpace:
