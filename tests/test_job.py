@@ -1,6 +1,9 @@
 """Job files: every key is a field, and every mistake is one error that names it."""
 
 import json
+import re
+import tomllib
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,7 @@ from secateur.job import FOR_RANGES, SEARCHERS, parse_job, read_job
 from secateur.job.claim import describe
 from secateur.job.compress import Run
 from secateur.job.materials import materials
+from secateur.job.words import REWARDS, DataJob, FineTuneJob, Job, ModelJob, ReportJob
 from secateur.search import RULES, Conditioned, SearchSpace
 
 GOOD = """
@@ -50,6 +54,27 @@ def test_keys_reach_the_dataclasses(tmp_path):
     assert job.budget == sc.Budget(macs=0.5)
     assert job.finetune.lr == 1.0
     assert job.folder == "runs/job"
+
+
+PAGE = (Path(__file__).parents[1] / "docs" / "job.md").read_text()
+
+
+def test_the_job_on_the_page_has_the_defaults(tmp_path):
+    said = tomllib.loads(re.search(r"```toml\n(.*?)```", PAGE, re.DOTALL)[1])
+    needed = {"model": said["model"], "data": {"source": said["data"]["source"]}, "budget": said["budget"]}
+    assert parse_job(said, tmp_path / "job.toml") == parse_job(needed, tmp_path / "job.toml")
+
+
+def test_the_page_names_every_key():
+    tables = (Job, ModelJob, DataJob, FineTuneJob, ReportJob, sc.SpaceSettings, sc.PruneSettings, sc.Budget)
+    for kind in (*tables, *REWARDS.values()):
+        for key in fields(kind):
+            assert re.search(rf"\b{key.name}\b", PAGE), f"docs/job.md does not name {key.name} of {kind.__name__}"
+    for name, kind in SEARCHERS.items():
+        (row,) = re.findall(rf"^\|.*`{name}`.*", PAGE, re.MULTILINE)
+        for key in fields(kind):
+            given = f"{key.name}" if key.default is None else f"{key.name} = {json.dumps(key.default)}"
+            assert key.name == "seed" or f"`{given}`" in row, f"docs/job.md does not say `{given}` of {name}"
 
 
 def test_a_described_job_reads_back_the_same(tmp_path):
