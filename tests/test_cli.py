@@ -339,10 +339,15 @@ def test_a_range_is_searched_once_and_cut_anywhere(job, capsys):
     whole = count_costs(dense, example).macs
     for at in (0.35, 0.5):
         assert main(["prune", str(run), "--at", str(at)]) == 0
-        place = run / "searched" / f"at_{at:g}.safetensors"
+        place = run / f"at_{at:g}" / "pruned.safetensors"
         assert str(place) in capsys.readouterr().out
         assert 0.8 * at * whole < count_costs(sc.load(place, dense), example).macs <= at * whole
+    for command in (["finetune"], ["export", "--runtime", "onnxruntime"], ["measure", "--runtime", "torch"]):
+        assert main([command[0], str(run), "--at", "0.5", *command[1:]]) == 0
+    assert (run / "at_0.5" / "small.onnx").exists()
+    assert len(json.loads((run / "at_0.5" / "history.json").read_text())) == 1
     assert (run / "searched" / "journal.jsonl").read_bytes() == journal, "it searched again"
+    assert not (run / "small.safetensors").exists(), "the run's own network is another"
     assert main(["prune", str(run), "--at", "0.7"]) == 2
     assert "outside what was searched" in capsys.readouterr().err
     unsearched = text.replace(f'"{run}"', f'"{job.parent / "other"}"')

@@ -82,6 +82,11 @@ def test_what_ncnn_does_not_have_is_named(tmp_path: Path) -> None:
         sc.measure({"pruned": pruned("resnet20")}, images(1), runtime="ncnn")
 
 
+def test_other_precisions_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(sc.ExportError, match=r"conv1\.weight is float64: files for runtimes are in float32"):
+        sc.export(pruned("resnet20").double(), images().double(), tmp_path / "a.onnx", runtime="onnxruntime")
+
+
 class ByName(nn.Module):
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         return {"answer": 2 * x}

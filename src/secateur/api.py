@@ -178,6 +178,8 @@ def prune(
 ) -> nn.Module:
     """Apply a plan for good: a new, physically smaller network of the same class, refitted to the dense one.
 
+    All its parameters require gradients, those that were frozen in the dense network too.
+
     Args:
         model: the trained network; it is not touched.
         example_input: a tensor [N, ...] or a tuple of them.

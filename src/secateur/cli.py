@@ -70,13 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     command("search", _search, "search only", either)
     command("resume", _search, "go on with the search of a run folder", "RUN")
     prune = command("prune", _prune, "prune by the best plan (searching first if need be)", either)
-    prune.add_argument(
-        "--at",
-        type=float,
-        metavar="BUDGET",
-        help="where a range of budgets was searched: prune to this one, without searching again",
-    )
-    command("finetune", _finetune, "fine-tune the pruned network (pruning it first if need be)", either)
+    tune = command("finetune", _finetune, "fine-tune the pruned network (pruning it first if need be)", either)
     ship = command(
         "export", _export, "write the network as a file of a runtime, proven to answer as PyTorch does", either
     )
@@ -88,6 +82,13 @@ def _parser() -> argparse.ArgumentParser:
     timed.add_argument("--runtime", action="append", metavar="NAME", help="only this one (may be repeated)")
     timed.add_argument("--threads", type=count, default=1)
     timed.add_argument("--meter", metavar="NAME", help="measure energy too: rapl, nvml")
+    for of_a_range in (prune, tune, ship, timed):
+        of_a_range.add_argument(
+            "--at",
+            type=float,
+            metavar="BUDGET",
+            help="where a range of budgets was searched: the network for this one, without searching again",
+        )
     device = command("profile", _profile, "measure a table of a network's layers, here or for elsewhere", "JOB.toml")
     device.add_argument(
         "--runtime", required=True, metavar="NAME", help="torch, cuda, onnxruntime, openvino, executorch, ncnn, litert"
@@ -125,6 +126,14 @@ def _run(options: argparse.Namespace) -> Run:
     return Run(_job(options.job), options.command_line)
 
 
+def _row(options: argparse.Namespace) -> tuple[Run, str]:
+    """A run, and which of its rows is meant."""
+    from secateur.job.claim import SEARCHED
+
+    run = _run(options)
+    return run, SEARCHED if options.at is None else run.at(options.at)
+
+
 def _demo(options: argparse.Namespace) -> None:
     from secateur.commands.demo import demo
 
@@ -145,17 +154,13 @@ def _search(options: argparse.Namespace) -> None:
 
 
 def _prune(options: argparse.Namespace) -> None:
-    run = _run(options)
-    if options.at is not None:
-        place, top1 = run.cut(options.at)
-        print(f"test top-1 {top1:.4f} before fine-tuning, network in {place}")
-        return
-    print(f"test top-1 {run.test(run.pruned()):.4f} before fine-tuning, network in {run.row().network}")
+    run, row = _row(options)
+    print(f"test top-1 {run.test(run.pruned(row)):.4f} before fine-tuning, network in {run.row(row).network}")
 
 
 def _finetune(options: argparse.Namespace) -> None:
-    run = _run(options)
-    print(f"test top-1 {run.test(run.small()):.4f} after fine-tuning, network in {run.folder / 'small.safetensors'}")
+    run, row = _row(options)
+    print(f"test top-1 {run.test(run.small(row)):.4f} after fine-tuning, network in {run.place(row)}")
 
 
 def _export(options: argparse.Namespace) -> None:
@@ -166,11 +171,11 @@ def _export(options: argparse.Namespace) -> None:
     runtime.require()  # before the network is searched, if it has to be
     if options.output:
         runtime.check_place(options.output)
-    run = _run(options)
-    place = options.output or run.folder / f"small{runtime.suffix}"
-    error = run.export(runtime.name, place)
+    run, row = _row(options)
+    network, place = run.delivered(row), options.output or run.place(row).with_suffix(runtime.suffix)
+    error = run.export(network, runtime.name, place)
     print(f"{place}: answers as PyTorch does on {run.compared} test images, within {error:.1g} of their size")
-    if any(masked_layers(run.delivered)):
+    if any(masked_layers(network)):
         print(f"it is dense: {runtime.name} is no faster for zeros (in PyTorch, sc.block_sparse makes use of blocks)")
 
 
@@ -183,8 +188,9 @@ def _measure(options: argparse.Namespace) -> None:
     only = [*dict.fromkeys(options.runtime or ())] or None
     for name in only or ():
         require(name)
-    run = _run(options)
-    wide_console().print(runtimes_table(run.measure(only, options.threads, options.meter), options.threads))
+    run, row = _row(options)
+    found = run.measure(run.delivered(row), only, options.threads, options.meter)
+    wide_console().print(runtimes_table(found, options.threads))
 
 
 def _profile(options: argparse.Namespace) -> None:

@@ -36,6 +36,8 @@ COMPARED = 16
 """Test images on which an exported file is compared with PyTorch."""
 DELIVERED, MADE = "small.safetensors", "small.json"
 """The network that a run is for, at the top of its folder, and how it was made."""
+AT = "at_"
+"""What the name of a row begins with that is the network at a point of a range of budgets."""
 STAGE = "stage"
 """Where, in the folder of a run, the run of the stage before lies."""
 
@@ -180,9 +182,11 @@ class Run:
         return study.smallest(reward.tolerance, reward.metric) if isinstance(reward, AccuracyGuaranteed) else study.best
 
     def plan(self, name: str = SEARCHED) -> Plan:
-        """The plan of the trial that is delivered, or a rule's only one."""
+        """The plan of the trial that is delivered, a rule's only one, or the one at a point of a range."""
         if name in RULES:
             return apply_rule(self.study().space if self.job.measured else self.space, RULES[name])
+        if name.startswith(AT):
+            return self.study().plan(self._budget_at(name))
         best = self.chosen(name)
         return self._met(best.plan) if name == SEARCHED and self.job.measured else best.plan
 
@@ -203,20 +207,23 @@ class Run:
         place = self.row().home / "met.json"
         return float(json.loads(place.read_text())["measured"]) if self.job.measured else None
 
-    def cut(self, value: float) -> tuple[Path, float]:
-        """The network for any budget of the range that was searched, and its test top-1 before fine-tuning."""
-        budget = Budget.of(self.job.budget.metric, value, self.job.budget.absolute)
-        self.space.point(budget)
-        plan = self.study().plan(budget)
-        small = self.study().prune(plan)
-        place = self.row().home / f"at_{value:g}.safetensors"
-        save(small, place)
-        write_atomically(place.with_suffix(".json"), as_json(plan.to_json()))
-        return place, self.test(small)
+    def at(self, value: float) -> str:
+        """The row of any budget of the range that was searched. Raises BudgetError outside of it."""
+        name = f"{AT}{value:.12g}"
+        self.space.point(self._budget_at(name))
+        return name
+
+    def _budget_at(self, name: str) -> Budget:
+        budget = self.job.budget
+        return Budget.of(budget.metric, float(name.removeprefix(AT)), budget.absolute)
 
     def row(self, name: str = SEARCHED) -> RowFolder:
         """Where a row keeps what it has come to."""
         return RowFolder(self.folder / name, self.materials)
+
+    def place(self, name: str = SEARCHED) -> Path:
+        """Where a row's fine-tuned network lies."""
+        return (self.folder if name == SEARCHED else self.row(name).home) / DELIVERED
 
     def write_plan(self) -> Path:
         """Keep the best plan as JSON beside the search."""
@@ -254,16 +261,15 @@ class Run:
             (self.folder / MADE).unlink(missing_ok=True)
             delivered.replace(self.folder / "previous.safetensors")
 
-    @property
-    def delivered(self) -> nn.Module:
-        """What the run is for: the fine-tuned network, or the pruned one where no epochs were asked for.
+    def delivered(self, name: str = SEARCHED) -> nn.Module:
+        """The fine-tuned network of a row, or the pruned one where no epochs were asked for.
 
-        Where it was made already, as the job asks for it now, nothing is searched or proven again.
+        Where the run's own was made already, as the job asks for it now, nothing is searched or proven again.
         """
         network, note = self.folder / DELIVERED, self.folder / MADE
-        if network.exists() and note.exists() and note.read_bytes() == self._made:
+        if name == SEARCHED and network.exists() and note.exists() and note.read_bytes() == self._made:
             return load(network, self.materials.fresh()).eval()
-        return self.small() if self.job.finetune.epochs else self.pruned()
+        return self.small(name) if self.job.finetune.epochs else self.pruned(name)
 
     @property
     def _made(self) -> bytes:
@@ -277,11 +283,13 @@ class Run:
         """Test images on which an exported file is compared with PyTorch."""
         return min(COMPARED, len(self.materials.test[0]))
 
-    def export(self, runtime: str, place: Path) -> float:
-        """Write the delivered network for a runtime; the largest difference of an answer."""
-        return export(self.delivered, (self.materials.test[0][: self.compared],), place, runtime)
+    def export(self, network: nn.Module, runtime: str, place: Path) -> float:
+        """Write a network for a runtime; the largest difference of an answer."""
+        return export(network, (self.materials.test[0][: self.compared],), place, runtime)
 
-    def measure(self, runtimes: list[str] | None, threads: int, meter: str | None = None) -> list[Measured]:
-        """The dense and the delivered network side by side on every runtime."""
-        networks = {"dense": self.materials.model, "pruned": self.delivered}
+    def measure(
+        self, network: nn.Module, runtimes: list[str] | None, threads: int, meter: str | None = None
+    ) -> list[Measured]:
+        """The dense network and another side by side on every runtime."""
+        networks = {"dense": self.materials.model, "pruned": network}
         return measure(networks, self.materials.example, runtime=runtimes, threads=threads, meter=meter)

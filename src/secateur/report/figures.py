@@ -54,7 +54,7 @@ MACS_CAPTION = "Where the work is: multiply-adds of each layer in forward order,
 BLOCKS_CAPTION = "Where blocks are gone: the share of each layer's weights that lies in whole blocks of zeros (BSF)."
 FRONT_CAPTION = (
     "What each budget buys: the score of every plan that no cheaper one beats, before fine-tuning. "
-    "`secateur prune RUN --at BUDGET` cuts any point between its ends."
+    "`secateur finetune RUN --at BUDGET` makes the network for any point of it."
 )
 PLANS_CAPTION = (
     "The plan for each budget: how much of each layer stays, the darker the more, by what the whole network costs. "

@@ -126,6 +126,7 @@ def export(network: nn.Module, inputs: tuple[Tensor, ...], place: Path, runtime:
     """
     chosen = runtime_called(runtime)
     chosen.check_place(place)
+    _check_precision(network)
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / place.name
         chosen.convert(network, tuple(x[:1] for x in inputs), made)
@@ -185,6 +186,16 @@ class Measured:
     """Of the whole machine during one pass, where a meter counts it."""
     meter: str | None = None
     """Which."""
+
+
+def _check_precision(network: nn.Module) -> None:
+    """Files are proven in 32 bits; runtimes lack operations in others, and say so in their own words."""
+    for name, parameter in network.named_parameters():
+        if parameter.is_floating_point() and parameter.dtype != torch.float32:
+            kind = str(parameter.dtype).removeprefix("torch.")
+            raise ExportError(
+                f"{name} is {kind}: files for runtimes are in float32; give network.float(), and inputs so"
+            )
 
 
 def measure(
