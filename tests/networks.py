@@ -98,6 +98,74 @@ class Viewed(nn.Module):
         return self.fc2(F.relu(self.fc1(x.view(x.size(0), -1))))
 
 
+class ActingNorm(nn.BatchNorm2d):
+    """A batch norm with its activation inside, as some libraries have it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(super().forward(x))
+
+
+class PaddingConv(nn.Conv2d):
+    """Pads by itself, on one side more, as TensorFlow does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(F.pad(x, (0, 1, 0, 1)), self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+
+
+class StandardisedConv(nn.Conv2d):
+    """Its weights count only as they differ from their mean."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return F.conv2d(x, weight, self.bias, self.stride, self.padding)
+
+
+def own_forwards() -> nn.Module:
+    """Layers and norms that do more than their class in torch."""
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1, bias=False),
+        ActingNorm(16),
+        PaddingConv(16, 12, 3, stride=2),
+        nn.ReLU(),
+        StandardisedConv(12, 8, 3, padding=1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 6, 1),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(6, 4),
+    )
+
+
+class Named(nn.Module):
+    """Calls layers by keyword, and answers with more than tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 8, 3, padding=1)
+        self.bn1 = nn.BatchNorm2d(8)
+        self.conv2 = nn.Conv2d(8, 6, 3)
+        self.fc = nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, None, str]:
+        x = F.relu(self.bn1(input=self.conv1(input=x)))
+        return self.fc(input=F.relu(self.conv2(x)).mean((2, 3))), None, "logits"
+
+
+class Anchored(nn.Module):
+    """Holds a buffer of five dimensions, which no layout of images is for; its input has to be above 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 8, 3, padding=1)
+        self.conv2 = nn.Conv2d(8, 6, 1)
+        self.register_buffer("anchors", torch.ones(1, 2, 1, 1, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv2(F.relu(self.conv1(torch.log(x))))
+        return y.view(len(y), 2, 3, *y.shape[2:]).permute(0, 1, 3, 4, 2) * self.anchors
+
+
 class Residual(nn.Module):
     """Two residual stages with a 1 x 1 projection between them (option B)."""
 
@@ -450,6 +518,8 @@ def rows(*shape: int) -> Callable[..., Tensor]:
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[..., Example]]] = {
     "plain": (Plain, image),
     "viewed": (Viewed, image),
+    "own_forwards": (own_forwards, image),
+    "anchored": (Anchored, lambda examples=2: image(examples).abs() + 0.1),
     "residual": (Residual, image),
     "padded": (Padded, image),
     "dense": (Dense, image),

@@ -210,6 +210,37 @@ def test_what_cannot_be_cut_says_why() -> None:
     assert reasons("two_outputs") == {"hidden": "the network's output", "head": "the network's output"}
 
 
+def test_norms_over_channels_do_not_hide_a_coupling_that_was_followed_wrongly() -> None:
+    """A group norm gives other values to what stays, so its channels are compared without what it mixes."""
+
+    class Shuffling(nn.Module):
+        def __init__(self, norm: nn.Module) -> None:
+            super().__init__()
+            self.first, self.norm = nn.Conv2d(3, 16, 3, padding=1), norm
+            self.second, self.head = nn.Conv2d(16, 12, 3, padding=1), nn.Linear(12, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = F.relu(self.norm(self.first(x)))
+            n, c, h, w = x.shape
+            x = x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
+            return self.head(pooled(F.relu(self.second(x))))
+
+    for norm in (nn.BatchNorm2d(16), nn.GroupNorm(1, 16), nn.GroupNorm(4, 16)):
+        graph = sc.inspect(settled(Shuffling(norm)), image())
+        assert "reads its channels" in graph.group["first"].fixed, f"{norm} hid the shuffle"
+        assert not graph.group["second"].fixed
+
+
+def test_answers_at_random_are_refused() -> None:
+    class Dropping(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return F.dropout(super().forward(x), 0.5)
+
+    layers = nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)
+    with pytest.raises(sc.TraceError, match="answers otherwise each time, even in eval mode"):
+        sc.inspect(settled(Dropping(*layers)), image())
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_whatever_is_fixed_has_a_reason_in_words(name: str) -> None:
     for group in sc.inspect(*build(name)).groups:

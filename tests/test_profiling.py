@@ -18,6 +18,7 @@ from secateur import bundle
 from secateur.cli import main
 from secateur.commands.profiling import How, make_bundle, make_table
 from secateur.cost import LayerTable, NetworkCost, energy_model, latency_model
+from secateur.cost.analytic import picture_bytes
 from secateur.runtimes.sessions import meters
 from secateur.runtimes.sessions import profile as profile_here
 from secateur.runtimes.sessions.grid import Grid, Thinned
@@ -237,6 +238,28 @@ def test_blocks_save_what_the_table_says_and_single_weights_nothing() -> None:
     assert cost({"2:4x4": 2}) == pytest.approx(4.5 - 2 * 0.1), "half of four levels"
     assert cost({"2:4x4": 1}) == pytest.approx(4.5 - 2 * 0.7)
     assert cost({"0:element": 8}) == pytest.approx(4.5)
+
+
+class Pyramid(torch.nn.Module):
+    """One head for pictures of three sizes, 2 x 2, 4 x 4 and 8 x 8."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.Conv2d(8, 8, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        x = self.stem(x)
+        return [self.head(torch.nn.functional.avg_pool2d(x, size)) for size in (4, 2, 1)]
+
+
+def test_a_layer_that_runs_several_times_costs_all_of_them() -> None:
+    graph = sc.inspect(Pyramid().eval(), torch.zeros(1, 3, 8, 8))
+    head = graph.layer["head"]
+    assert head.passes == (4 + 16 + 64) / 4
+    assert picture_bytes(head, 8, 8) == (4 * 8 * 84, 4 * 8 * 84)
+    grids = [Grid("conv", (3, 3), 1, 1, size, (width,), (8,), ((1.0,),)) for size, width in (((8, 8), 3), ((2, 2), 8))]
+    table = LayerTable("here", "torch", 1, "today", 1, 0.0, tuple(grids))
+    assert NetworkCost(graph, table).dense == pytest.approx(1 + 21)
 
 
 @pytest.mark.parametrize("density", [0.1, 0.3, 1.0])

@@ -16,8 +16,10 @@ from secateur.plan import Budget, Costs, Outcome, Plan, Site, Trial
 from secateur.report import FineTuneProgress, Report, Row, SearchProgress, headline, page, table, write
 from secateur.report.figures import drawings, kept_per_site
 from secateur.report.progress import small_bars
+from secateur.report.table import runtimes_table
 from secateur.report.wording import amount, duration, file_size, three_digits
 from secateur.run import Study
+from secateur.runtimes import Measured
 
 DENSE = Costs(macs=1_000_000, params=10_000, bytes=40_000)
 HALF = Costs(macs=498_000, params=5_500, bytes=22_000)
@@ -101,6 +103,13 @@ def test_a_damaged_file_is_named(tmp_path, content):
     place.write_text(content)
     with pytest.raises(StudyError, match=r"report\.json"):
         Report.load(place)
+
+
+def test_brackets_in_the_name_of_a_network_are_no_markup():
+    text = StringIO()
+    found = [Measured("dense", "torch", 1.0, 10), Measured("run[/x]", "torch", 0.5, 5)]
+    Console(file=text, width=200).print(runtimes_table(found, 1))
+    assert "run[/x]" in text.getvalue()
 
 
 def test_a_missing_file_is_named(tmp_path):

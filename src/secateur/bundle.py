@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.cost.table import shape_of
+from secateur.cost.table import shape_of, times
 from secateur.graph import Example, Layer, ModelGraph, as_inputs
 from secateur.prune import Cutter, fold_norms, shaped
 from secateur.search import SearchSpace
@@ -63,7 +63,9 @@ def bundle_of(model: nn.Module, example: Example, space: SearchSpace, write: Wri
     networks = []
     for number, counts in enumerate(_plans(space)):
         file = write(fold_norms(shaped(cutter, counts), graph), inputs, f"network{number}")
-        sizes = [_size(layer, shapes.index(shape_of(layer)), counts) for layer in graph.layers]
+        sizes = [
+            _size(layer, shapes.index(shape_of(layer)), counts) for layer in graph.layers for _ in range(times(layer))
+        ]
         networks.append({"file": file, "inputs": [list(x.shape) for x in inputs], "layers": sizes})
     return {"step": _step(space), "layers": layers, "networks": networks}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rich.table import Table
+from rich.text import Text
 
 from secateur.api import inspect
 from secateur.graph import ModelGraph
@@ -48,7 +49,7 @@ def _layers(graph: ModelGraph) -> Table:
         table.add_column(heading, justify="left" if heading in ("layer", "kind") else "right", overflow="fold")
     for layer in graph.layers:
         table.add_row(
-            layer.name,
+            Text(layer.name),
             layer.kind,
             str(layer.in_channels),
             str(layer.out_channels),
@@ -71,7 +72,7 @@ def _sites(space: SearchSpace) -> Table:
         reason = space.settings.left_alone(group)
         saved = 1 - space.cost({group.key: round(0.9 * group.width)}) / space.cost.dense
         table.add_row(
-            group.key,
+            Text(group.key),
             str(group.width),
             steps.get(group.key, ""),
             _few(group.producers),

@@ -67,7 +67,7 @@ def picture_bytes(layer: Layer, keep_in: Count, keep_out: Count) -> tuple[Cost, 
         layer.itemsize * np.asarray(keep_in, dtype=np.float64),
         layer.itemsize * np.asarray(keep_out, dtype=np.float64),
     )
-    return each[0] * math.prod(layer.in_hw), each[1] * math.prod(layer.out_hw)
+    return each[0] * math.prod(layer.in_hw) * layer.passes, each[1] * math.prod(layer.out_hw) * layer.passes
 
 
 class _Counted:

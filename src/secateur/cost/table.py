@@ -71,7 +71,7 @@ class LayerTable:
             least = kept_blocks(layer, *wide, [0.0]) / np.maximum(whole, 1)
             one = grid.at(*wide, self.step) * grid.factor(kind, least)  # a block is left whatever the density
             taken = np.maximum(taken * grid.factor(kind, densities[0]), np.minimum(taken, one))
-        return np.asarray(grid.scale * taken, dtype=np.float64)
+        return np.asarray(grid.scale * taken * times(layer), dtype=np.float64)
 
     def unit_cost(self, group: ChannelGroup) -> float:
         """Norms are folded and activations fused into the layers."""
@@ -85,6 +85,11 @@ class LayerTable:
                 f"by the {self.metric} table of {self.device} this network takes {whole:g}; profile it anew"
             )
         return whole
+
+
+def times(layer: Layer) -> int:
+    """How often a layer counts that runs more than once in a pass; a linear layer's rows are part of its shape."""
+    return 1 if layer.kind == "linear" else max(round(layer.passes), 1)
 
 
 def shape_of(layer: Layer) -> Shape:

@@ -2,7 +2,7 @@
 
 from secateur.graph.count import count_costs
 from secateur.graph.entries import entries_named, entries_of, with_entries
-from secateur.graph.forward import watch
+from secateur.graph.forward import first_input, watch
 from secateur.graph.graph import ChannelGroup, Count, Counts, Extent, Layer, ModelGraph, Side, Slice, Sparsity
 from secateur.graph.layout import best_layout, laid_out
 from secateur.graph.operations import OperationLog
@@ -27,6 +27,7 @@ __all__ = [
     "count_costs",
     "entries_named",
     "entries_of",
+    "first_input",
     "laid_out",
     "may_be_sparse",
     "private_copy",

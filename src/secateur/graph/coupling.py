@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import torch_pruning
 from torch import nn
+from torch.utils._pytree import tree_leaves
 from torch_pruning.dependency.group import Group
 
 from secateur.errors import TraceError
@@ -25,17 +26,9 @@ from secateur.graph.graph import Side
 Place = tuple[str, Side, int]
 """(module, side, position): one channel as one module sees it."""
 
-CUTTABLE = (
-    nn.Conv1d,
-    nn.Conv2d,
-    nn.Linear,
-    nn.BatchNorm1d,
-    nn.BatchNorm2d,
-    nn.LayerNorm,
-    nn.GroupNorm,
-    nn.PReLU,
-)
 PRODUCERS = (nn.Conv1d, nn.Conv2d, nn.Linear)
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+CUTTABLE = (*PRODUCERS, *BATCH_NORMS, nn.LayerNorm, nn.GroupNorm, nn.PReLU)
 
 MOST_STEPS = 10_000
 """Statements about one layer's channels beyond which torch-pruning goes round in circles."""
@@ -91,7 +84,7 @@ def side_length(module: nn.Module, side: Side) -> int:
         return module.out_channels if side == "out" else module.in_channels
     if isinstance(module, nn.Linear):
         return module.out_features if side == "out" else module.in_features
-    if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+    if isinstance(module, BATCH_NORMS):
         return module.num_features
     if isinstance(module, nn.LayerNorm):
         return int(module.normalized_shape[-1])
@@ -112,7 +105,7 @@ def couple(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> Coupling:
         with torch.enable_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with _padded_with_zeros(model):
-                graph.build_dependency(model, inputs, verbose=False)
+                graph.build_dependency(model, inputs, output_transform=_tensors, verbose=False)
             if any("CopySlices" in node.name for node in graph.module2node.values()):
                 raise TraceError("it writes into a part of a tensor in place; use torch.cat or F.pad there")
             with _bounded(4 * max(size for parameter in model.parameters() for size in parameter.shape)):
@@ -131,6 +124,11 @@ def couple(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> Coupling:
     _balance(union, coupling, modules)
     coupling.units = union.sets()
     return coupling
+
+
+def _tensors(output: object) -> list[torch.Tensor]:
+    """Those among what a model answers, which may be None or a number in other places."""
+    return [leaf for leaf in tree_leaves(output) if isinstance(leaf, torch.Tensor)]
 
 
 @contextmanager
@@ -202,7 +200,8 @@ def _join(root: str, item: _Item, union: _Union, coupling: Coupling, modules: di
     module = modules[item.name]
     if not isinstance(module, CUTTABLE):
         if any(True for _ in module.parameters()):
-            what = f"tied to {item.name} ({type(module).__name__}), which is not cut"
+            hint = ": convert it to BatchNorm2d" if isinstance(module, nn.SyncBatchNorm) else ""
+            what = f"tied to {item.name} ({type(module).__name__}), which is not cut{hint}"
             coupling.blocked.update({(root, "out", channel): what for channel in item.roots})
         return
     if isinstance(module, nn.PReLU) and module.num_parameters == 1:

@@ -13,8 +13,23 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from secateur.errors import TraceError
-from secateur.graph.coupling import PRODUCERS
+from secateur.graph.coupling import BATCH_NORMS, PRODUCERS
 from secateur.graph.operations import OperationLog
+
+KNOWN = {each.forward for each in (*PRODUCERS, *BATCH_NORMS)}
+
+
+def computes_more(module: nn.Module) -> bool:
+    """Whether the forward of a layer or norm is another than torch's (standardised weights, padding of its own, an
+    activation inside): it can be cut, but neither refitted nor folded, as what it does with its weights is not known.
+    """
+    ours = type(module).__module__.startswith("secateur.")
+    return not ours and getattr(module.forward, "__func__", None) not in KNOWN
+
+
+def first_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What a layer was called with, by position or by name."""
+    return args[0] if args else next(iter(kwargs.values()))
 
 
 @dataclass
@@ -38,16 +53,18 @@ def watch(model: nn.Module, inputs: tuple[Tensor, ...]) -> Calls:
     outputs: dict[str, int] = {}
     norms: dict[str, list[tuple[int, int]]] = defaultdict(list)
 
-    def hook(name: str, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+    def hook(name: str, module: nn.Module, x: Tensor, output: Tensor) -> None:
         if isinstance(module, PRODUCERS):
             if name not in calls.shapes:
                 calls.order.append(name)
-            calls.shapes[name].append((tuple(args[0].shape), tuple(output.shape)))
+            calls.shapes[name].append((tuple(x.shape), tuple(output.shape)))
+            if computes_more(module):
+                return
             outputs[name] = log.ordinal(output)
             if isinstance(module, nn.Linear) and output.dim() > 2:
                 calls.tokens.add(name)
-        else:
-            norms[name].append((log.ordinal(args[0]), log.ordinal(output)))
+        elif not computes_more(module):
+            norms[name].append((log.ordinal(x), log.ordinal(output)))
 
     with torch.no_grad(), _hooked(model, hook):
         try:
@@ -82,10 +99,12 @@ def _follow(calls: Calls, log: OperationLog, outputs: dict[str, int], norms: dic
 
 @contextmanager
 def _hooked(model: nn.Module, hook: Any) -> Iterator[None]:
-    """Call `hook(name, module, args, output)` after every layer and batch norm."""
-    watched = (*PRODUCERS, nn.BatchNorm1d, nn.BatchNorm2d)
+    """Call `hook(name, module, input, output)` after every layer and batch norm."""
+    watched = (*PRODUCERS, *BATCH_NORMS)
     handles = [
-        module.register_forward_hook(lambda m, args, out, name=name: hook(name, m, args, out))
+        module.register_forward_hook(
+            lambda m, args, kwargs, out, name=name: hook(name, m, first_input(args, kwargs), out), with_kwargs=True
+        )
         for name, module in model.named_modules()
         if isinstance(module, watched)
     ]

@@ -58,7 +58,7 @@ class Layer:
     """Facts of one weighted operation, in the order of the forward pass.
 
     `positions` is how many times each weight is used for one example, so MACs = positions * weights. `once` says
-    that the layer runs once in a forward pass, on one row of its input for each example.
+    that the layer runs once in a forward pass, on one row of its input for each example, as its class in torch does.
     `norm` names the batch norm that alone reads this layer's output. Where the output then runs into a residual
     sum, `shortcut` is the ordinal, in a forward pass, of the operation whose result is added to it.
     `sparsities` are there where a plan may thin the weights out, the coarser first: blocks leave, then single weights
@@ -106,6 +106,14 @@ class Layer:
     def features(self) -> int:
         """Inputs that one output channel sees: input channels of its group times kernel area."""
         return int(self.weights(self.in_channels, self.out_channels)) // self.out_channels
+
+    @property
+    def passes(self) -> float:
+        """How often a pass of the network goes over as much output as the layer's first call: 1 where it runs once.
+
+        A linear layer's rows count, where it reads several of each example.
+        """
+        return self.positions / max(int(np.prod(self.out_hw)), 1)
 
     @property
     def macs(self) -> int:

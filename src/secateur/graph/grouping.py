@@ -9,7 +9,7 @@ import numpy as np
 from torch import nn
 
 from secateur.graph.coupling import Coupling, Place, is_depthwise, side_length
-from secateur.graph.forward import Calls
+from secateur.graph.forward import Calls, computes_more
 from secateur.graph.graph import ChannelGroup, Extent, Layer, Side, Slice
 
 Owners = dict[tuple[str, Side], list[tuple[ChannelGroup, Slice]]]
@@ -115,7 +115,7 @@ def describe_layer(name: str, model: nn.Module, calls: Calls, owners: Owners, ba
         itemsize=module.weight.element_size(),
         inputs=extent("in"),
         outputs=extent("out"),
-        once=len(shapes) == 1 and x_shape[0] == batch,
+        once=len(shapes) == 1 and x_shape[0] == batch and not computes_more(module),
         norm=calls.norms.get(name),
         shortcut=calls.shortcuts.get(name),
     )

@@ -24,10 +24,13 @@ def _image(x: Tensor, layout: torch.memory_format) -> Tensor:
 
 
 def best_layout(network: nn.Module, inputs: Sequence[Tensor]) -> torch.memory_format:
-    """Channels-last, unless the network's forward takes a `view` of a feature map that is none of one laid out so.
+    """Channels-last, unless the network's forward takes a `view` of a feature map that is none of one laid out so, or
+    tensors of it have five dimensions, which `Module.to` cannot lay out.
 
     Whether it really fails depends on the kernels, and so on sizes and threads: the views are tried instead.
     """
+    if any(tensor.dim() == 5 for tensor in (*network.parameters(), *network.buffers())):
+        return torch.contiguous_format
     try:
         with torch.no_grad(), torch.random.fork_rng([]), _ViewsTried():
             private_copy(network).requires_grad_(False)(*laid_out(inputs, torch.contiguous_format))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.errors import DataError
-from secateur.graph import Layer, ModelGraph
+from secateur.graph import Layer, ModelGraph, first_input
 from secateur.prune.calibration import Calibration, input_rows, sample_positions
 from secateur.prune.offset import has_offset
 from secateur.prune.shrink import own_moments, shrink
@@ -61,7 +61,8 @@ def collect(model: nn.Module, graph: ModelGraph, calibration: Calibration, batch
     }
     handles = [
         model.get_submodule(name).register_forward_pre_hook(
-            lambda module, args, mine=mine: mine.add(module, args[0].float())
+            lambda module, args, kwargs, mine=mine: mine.add(module, first_input(args, kwargs).float()),
+            with_kwargs=True,
         )
         for name, mine in sums.items()
     ]

@@ -6,7 +6,7 @@ was followed wrongly (attention heads, channel shuffles, padded shortcuts) canno
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -20,6 +20,8 @@ from secateur.errors import TraceError
 from secateur.graph import ChannelGroup, Example, ModelGraph, as_inputs, private_copy
 from secateur.prune.cut import Cutter
 
+MIXING = (nn.LayerNorm, nn.GroupNorm)
+"""Norms that give a channel what it is among others."""
 TOLERANCE = 1e-3
 """Largest difference allowed, as a fraction of the output's own spread (float32 rounding stays near 1e-6)."""
 
@@ -38,6 +40,13 @@ def prove(model: nn.Module, graph: ModelGraph, example_input: Example) -> ModelG
     cutter = Cutter(private, graph)
     with torch.no_grad():
         dense = _output(private, inputs)
+        if not dense.isfinite().all():  # it takes what lies in some range alone, as a logarithm does
+            inputs = as_inputs(example_input)
+            dense = _output(private, inputs)
+        if not torch.equal(dense, _output(private, inputs)) and dense.isfinite().all():
+            raise TraceError(
+                f"{type(model).__name__} answers otherwise each time, even in eval mode: it cannot be followed"
+            )
         groups = tuple(
             group if group.fixed else replace(group, fixed=_fault(group, private, cutter, inputs, dense))
             for group in graph.groups
@@ -58,12 +67,44 @@ def _fault(group: ChannelGroup, model: nn.Module, cutter: Cutter, inputs: tuple[
         return f"the network does not run without its channels ({str(error).splitlines()[0][:90]})"
     if cut.shape != dense.shape:
         return "the network's output"
-    norms = (nn.LayerNorm, nn.GroupNorm)
-    if any(isinstance(model.get_submodule(part.module), norms) for part in group.slices):
-        return ""  # these norms mix channels, so only the shapes can be compared
-    with _deaf(model, group, np.setdiff1d(np.arange(group.width), units)):
-        ignored = _output(model, inputs)
+    mixing = {part.module for part in group.slices if isinstance(model.get_submodule(part.module), MIXING)}
+    if any(_affine(model.get_submodule(name)) is None for name in mixing):
+        return ""  # what such a norm does with each channel is not known, so only the shapes can be compared
+    with _unmixed(model, mixing), _unmixed(cutter.model, mixing):
+        cut = _output(cutter.model, inputs)
+        with _deaf(model, group, np.setdiff1d(np.arange(group.width), units)):
+            ignored = _output(model, inputs)
     return "" if _same(cut, ignored) else "something else than the layers that follow reads its channels"
+
+
+def _affine(norm: nn.Module) -> Callable[[Tensor], Tensor] | None:
+    """What a norm over channels does to each of them by itself; None where it is not torch's own."""
+    own = getattr(norm.forward, "__func__", None)
+    weight, bias = (getattr(norm, name, None) for name in ("weight", "bias"))
+
+    def layer_norm(x: Tensor) -> Tensor:
+        x = x if weight is None else x * weight
+        return x if bias is None else x + bias
+
+    def group_norm(x: Tensor) -> Tensor:
+        shape = (-1, *[1] * (x.dim() - 2))
+        x = x if weight is None else x * weight.view(shape)
+        return x if bias is None else x + bias.view(shape)
+
+    return layer_norm if own is nn.LayerNorm.forward else group_norm if own is nn.GroupNorm.forward else None
+
+
+@contextmanager
+def _unmixed(model: nn.Module, names: Iterable[str]) -> Iterator[None]:
+    """For a while, norms over channels scale and shift each channel, and nothing else: then values can be compared."""
+    norms = [model.get_submodule(name) for name in names]
+    try:
+        for norm in norms:
+            norm.forward = _affine(norm)  # type: ignore[assignment]
+        yield
+    finally:
+        for norm in norms:
+            norm.__dict__.pop("forward", None)
 
 
 @contextmanager

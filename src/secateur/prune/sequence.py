@@ -16,7 +16,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from secateur.graph import Layer, ModelGraph, OperationLog, best_layout, laid_out
+from secateur.graph import Layer, ModelGraph, OperationLog, best_layout, first_input, laid_out
 from secateur.prune.calibration import Calibration, Taps, input_rows, output_rows, sample_positions, taps_at
 from secateur.prune.cut import Kept, places
 from secateur.prune.moments import LARGEST
@@ -122,7 +122,7 @@ class SequentialRefit:
         outward = {name: torch.from_numpy(at) for (name, side), at in places(self.graph, kept).items() if side == "out"}
         fitted: set[str] = set()
 
-        def fit(layer: Layer, module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        def fit(layer: Layer, module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
             if layer.name in fitted:
                 return  # a layer that runs twice in one pass was fitted the first time
             fitted.add(layer.name)
@@ -133,11 +133,14 @@ class SequentialRefit:
                 if shortcut is not None:  # it is there only where it ran before this branch
                     drift = self._shortcuts[layer.name][:, left] - self._rows(layer, shortcut)
                     target = target + _before_norm(pruned, layer, drift)
-                x = args[0].float()
+                x = first_input(args, kwargs).float()
                 rows = input_rows(module, x, self._positions[layer.name], self._read(layer, module, x))
                 _fit(pruned, layer, rows, target, self.effort, len(self.calibration))
 
-        handles = [pruned.get_submodule(x.name).register_forward_pre_hook(partial(fit, x)) for x in self.layers]
+        handles = [
+            pruned.get_submodule(layer.name).register_forward_pre_hook(partial(fit, layer), with_kwargs=True)
+            for layer in self.layers
+        ]
         pruned.to(memory_format=self._layout)  # type: ignore[call-overload]
         try:
             with torch.no_grad(), OperationLog(wanted=self._joined) as log:

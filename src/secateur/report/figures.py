@@ -35,7 +35,7 @@ def drawings(report: Report) -> tuple[Drawing, ...]:
     made = (
         Drawing("keeps", _keeps_caption(report), kept_per_site(report)) if report.sites else None,
         Drawing("rewards", REWARDS_CAPTION, reward_by_trial(report)) if any(report.rewards.values()) else None,
-        Drawing("terms", TERMS_CAPTION, terms_by_trial(report)) if report.terms else None,
+        Drawing("terms", TERMS_CAPTION, terms_by_trial(report)) if any(report.terms) else None,
         Drawing("front", FRONT_CAPTION, score_by_budget(report)) if report.front else None,
         Drawing("plans", PLANS_CAPTION, kept_along_front(report)) if report.front_plans and report.sites else None,
         Drawing("macs", MACS_CAPTION, macs_per_layer(report)) if report.layers else None,

@@ -131,12 +131,12 @@ def runtimes_table(found: Sequence[Measured], threads: int) -> Table:
     networks = list(dict.fromkeys(each.network for each in found))
     result.add_column("runtime")
     for name in networks:
-        result.add_column(f"{name}\nms", justify="right")
+        result.add_column(Text(f"{name}\nms"), justify="right")
     result.add_column("speed\n×", justify="right")
     for name in networks if meters else ():
-        result.add_column(f"{name}\nmJ", justify="right")
+        result.add_column(Text(f"{name}\nmJ"), justify="right")
     for name in networks:
-        result.add_column(f"{name}\nfile", justify="right")
+        result.add_column(Text(f"{name}\nfile"), justify="right")
     for runtime in dict.fromkeys(each.runtime for each in found):
         rows = {each.network: each for each in found if each.runtime == runtime}
         first, last = rows[networks[0]], rows[networks[-1]]

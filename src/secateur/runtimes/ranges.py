@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from secateur.graph import first_input
+
 Ranges = Mapping[str, tuple[float, float]]
 """Module -> least and greatest value of its input; only the modules that are to compute in 8 bits."""
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Linear)
@@ -26,7 +28,9 @@ def input_ranges(network: nn.Module, inputs: tuple[Tensor, ...]) -> Ranges:
         found[name] = min(least, float(x.min())), max(greatest, float(x.max()))
 
     hooks = [
-        module.register_forward_pre_hook(lambda _, args, name=name: note(name, args[0]))
+        module.register_forward_pre_hook(
+            lambda _, args, kwargs, name=name: note(name, first_input(args, kwargs)), with_kwargs=True
+        )
         for name, module in network.named_modules()
         if isinstance(module, LAYERS)
     ]
