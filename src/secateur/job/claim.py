@@ -17,6 +17,8 @@ from secateur.run import as_json, locked, try_to_write, wherever, write_atomical
 
 SEARCHED = "searched"
 """The row of the job's own searcher, and its folder."""
+STAGE = "stage"
+"""Where, in the folder of a run, the run of the stage before lies."""
 MAY_CHANGE = {"trials", "seconds", "threads", "report", "finetune", "folder", "modules"}
 """Keys of a job that a run folder does not hold fast."""
 OF_IMAGES = ("crop_pad", "flip")
@@ -29,7 +31,7 @@ def claim(job: Job) -> Path:
     mine = wherever(json.loads(json.dumps(describe(job))))
     place = folder / "job.json"
     try:
-        if place.exists() and any(folder.rglob("study.json")):
+        if place.exists() and _begun(folder):
             # Read as a job, so that keys which it does not know yet have their defaults.
             found = wherever(json.loads(json.dumps(describe(parse_job(json.loads(place.read_text()), place)))))
             held = (mine.keys() | found.keys()) - MAY_CHANGE
@@ -49,6 +51,11 @@ def claim(job: Job) -> Path:
     except ValueError as error:
         raise StudyError(f"{place} is damaged ({error}); delete it") from error
     return folder
+
+
+def _begun(folder: Path) -> bool:
+    """Whether any search of the run has tried a plan."""
+    return any(folder.glob("*/study.json")) or any((folder / STAGE).rglob("study.json"))
 
 
 def write_down(job: Job) -> None:

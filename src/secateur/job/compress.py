@@ -20,7 +20,7 @@ from secateur.data import TrainBatches
 from secateur.errors import JobError
 from secateur.finish import load, save
 from secateur.graph import ModelGraph, private_copy
-from secateur.job.claim import SEARCHED, claim, write_down
+from secateur.job.claim import SEARCHED, STAGE, claim, write_down
 from secateur.job.materials import Materials, check_training, materials, refuse_random
 from secateur.job.row_folder import RowFolder, recipe
 from secateur.job.stages import before_the_last, stages
@@ -38,8 +38,6 @@ DELIVERED, MADE = "small.safetensors", "small.json"
 """The network that a run is for, at the top of its folder, and how it was made."""
 AT = "at_"
 """What the name of a row begins with that is the network at a point of a range of budgets."""
-STAGE = "stage"
-"""Where, in the folder of a run, the run of the stage before lies."""
 
 
 class Run:
