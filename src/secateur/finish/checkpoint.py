@@ -220,8 +220,9 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
         state: Any = read_tensors(place)[0]
     else:
         state = _weights_only(place)
-    state = _unwrapped(state, model.state_dict().keys())
-    missing, unknown = sorted(model.state_dict().keys() - state), sorted(state.keys() - model.state_dict().keys())
+    known = model.state_dict().keys()
+    state = _unwrapped(state, known)
+    missing, unknown = sorted(known - state), sorted(state.keys() - known)
     if missing or unknown:
         raise CheckpointError(
             f"{place} does not fit {type(model).__name__}: missing {missing[:3]}, unknown {unknown[:3]}; give the "

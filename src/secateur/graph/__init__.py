@@ -1,8 +1,9 @@
 """WHAT THE NETWORK IS: layers, channel groups, and how they are read from a model."""
 
 from secateur.graph.count import count_costs
+from secateur.graph.coupling import BATCH_NORMS
 from secateur.graph.entries import entries_named, entries_of, with_entries
-from secateur.graph.forward import first_input, watch
+from secateur.graph.forward import computes_more, first_input, watch
 from secateur.graph.graph import ChannelGroup, Count, Counts, Extent, Layer, ModelGraph, Side, Slice, Sparsity
 from secateur.graph.layout import best_layout, laid_out
 from secateur.graph.operations import OperationLog
@@ -11,6 +12,7 @@ from secateur.graph.sparsity import may_be_sparse, sparsities_named, with_sparsi
 from secateur.graph.trace import trace
 
 __all__ = [
+    "BATCH_NORMS",
     "ChannelGroup",
     "Count",
     "Counts",
@@ -24,6 +26,7 @@ __all__ = [
     "Sparsity",
     "as_inputs",
     "best_layout",
+    "computes_more",
     "count_costs",
     "entries_named",
     "entries_of",

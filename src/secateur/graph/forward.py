@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from secateur.errors import TraceError
-from secateur.graph.coupling import BATCH_NORMS, PRODUCERS
+from secateur.graph.coupling import BATCH_NORMS, CUTTABLE, PRODUCERS
 from secateur.graph.operations import OperationLog
 
-KNOWN = {each.forward for each in (*PRODUCERS, *BATCH_NORMS)}
+KNOWN = {each.forward for each in CUTTABLE}
 
 
 def computes_more(module: nn.Module) -> bool:

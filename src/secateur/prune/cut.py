@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.errors import PlanError
-from secateur.graph import ModelGraph, Side
+from secateur.graph import BATCH_NORMS, ModelGraph, Side
 from secateur.graph.coupling import side_length
 from secateur.prune.entry import PICKED, pick_all
 
@@ -126,7 +126,7 @@ def resize(module: nn.Module, length_in: int, length_out: int, depthwise: bool =
         module.in_channels, module.out_channels = length_in, length_out
     elif isinstance(module, nn.Linear):
         module.in_features, module.out_features = length_in, length_out
-    elif isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+    elif isinstance(module, BATCH_NORMS):
         module.num_features = length_out
     elif isinstance(module, nn.LayerNorm):
         module.normalized_shape = (*module.normalized_shape[:-1], length_out)

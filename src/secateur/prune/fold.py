@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from secateur.graph import ModelGraph, watch
+from secateur.graph import BATCH_NORMS, ModelGraph, watch
 
 
 def fold_norms(model: nn.Module, graph: ModelGraph) -> nn.Module:
@@ -18,7 +18,7 @@ def fold_norms(model: nn.Module, graph: ModelGraph) -> nn.Module:
         if layer.norm is None:
             continue
         module, norm = folded.get_submodule(layer.name), folded.get_submodule(layer.norm)
-        assert isinstance(norm, (nn.BatchNorm1d, nn.BatchNorm2d))
+        assert isinstance(norm, BATCH_NORMS)
         if norm.running_mean is None or norm.running_var is None:
             continue
         gain, offset = _affine(norm)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from secateur.errors import TraceError
-from secateur.graph import ChannelGroup, Example, ModelGraph, as_inputs, private_copy
+from secateur.graph import ChannelGroup, Example, ModelGraph, as_inputs, computes_more, private_copy
 from secateur.prune.cut import Cutter
 
 MIXING = (nn.LayerNorm, nn.GroupNorm)
@@ -69,7 +69,7 @@ def _fault(group: ChannelGroup, model: nn.Module, cutter: Cutter, inputs: tuple[
     if cut.shape != dense.shape:
         return "the network's output"
     mixing = {part.module for part in group.slices if isinstance(model.get_submodule(part.module), MIXING)}
-    if any(_affine(model.get_submodule(name)) is None for name in mixing):
+    if any(computes_more(model.get_submodule(name)) for name in mixing):
         return ""  # what such a norm does with each channel is not known, so only the shapes can be compared
     with _unmixed(model, mixing), _unmixed(cutter.model, mixing):
         cut = _output(cutter.model, inputs) if mixing else cut
@@ -78,21 +78,17 @@ def _fault(group: ChannelGroup, model: nn.Module, cutter: Cutter, inputs: tuple[
     return "" if _same(cut, ignored) else "something else than the layers that follow reads its channels"
 
 
-def _affine(norm: nn.Module) -> Callable[[Tensor], Tensor] | None:
-    """What a norm over channels does to each of them by itself; None where it is not torch's own."""
-    own = getattr(norm.forward, "__func__", None)
+def _affine(norm: nn.Module) -> Callable[[Tensor], Tensor]:
+    """What a norm over channels does to each of them by itself."""
     weight, bias = (getattr(norm, name, None) for name in ("weight", "bias"))
 
-    def layer_norm(x: Tensor) -> Tensor:
-        x = x if weight is None else x * weight
-        return x if bias is None else x + bias
+    def affine(x: Tensor) -> Tensor:
+        behind = 0 if isinstance(norm, nn.LayerNorm) else x.dim() - 2  # dimensions that follow that of the channels
+        gain, offset = (None if each is None else each.view(*each.shape, *[1] * behind) for each in (weight, bias))
+        x = x if gain is None else x * gain
+        return x if offset is None else x + offset
 
-    def group_norm(x: Tensor) -> Tensor:
-        shape = (-1, *[1] * (x.dim() - 2))
-        x = x if weight is None else x * weight.view(shape)
-        return x if bias is None else x + bias.view(shape)
-
-    return layer_norm if own is nn.LayerNorm.forward else group_norm if own is nn.GroupNorm.forward else None
+    return affine
 
 
 @contextmanager
@@ -101,7 +97,7 @@ def _unmixed(model: nn.Module, names: Iterable[str]) -> Iterator[None]:
     norms = [model.get_submodule(name) for name in names]
     try:
         for norm in norms:
-            norm.forward = _affine(norm)  # type: ignore[assignment]
+            norm.forward = _affine(norm)
         yield
     finally:
         for norm in norms:

@@ -16,7 +16,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from secateur.graph import Layer, ModelGraph, OperationLog, best_layout, first_input, laid_out
+from secateur.graph import BATCH_NORMS, Layer, ModelGraph, OperationLog, best_layout, first_input, laid_out
 from secateur.prune.calibration import Calibration, Taps, input_rows, output_rows, sample_positions, taps_at
 from secateur.prune.cut import Kept, places
 from secateur.prune.moments import LARGEST
@@ -165,7 +165,7 @@ def _before_norm(model: nn.Module, layer: Layer, drift: Tensor) -> Tensor:
     if layer.norm is None:
         return drift
     norm = model.get_submodule(layer.norm)
-    assert isinstance(norm, (nn.BatchNorm1d, nn.BatchNorm2d))
+    assert isinstance(norm, BATCH_NORMS)
     if norm.running_var is None:
         return torch.zeros_like(drift)
     spread = (norm.running_var + norm.eps).sqrt()

@@ -111,7 +111,8 @@ def _is_right(logits: Tensor, labels: Tensor) -> Tensor:
             f"accuracy compares logits [N, classes] with class indices [N], and was given logits {list(logits.shape)} "
             f"and labels {list(labels.shape)}: flatten them to that"
         )
-    return (answers == labels).float().flatten(1).mean(1) if labels.dim() > 1 else (answers == labels).float()
+    right = (answers == labels).float()
+    return right.flatten(1).mean(1) if right.dim() > 1 else right
 
 
 @contextmanager
