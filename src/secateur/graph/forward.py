@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from secateur.errors import TraceError
 from secateur.graph.coupling import BATCH_NORMS, CUTTABLE, PRODUCERS
-from secateur.graph.operations import OperationLog
+from secateur.graph.operations import OperationLog, Value
 
 KNOWN = {each.forward for each in CUTTABLE}
 
@@ -41,7 +41,7 @@ class Calls:
         default_factory=lambda: defaultdict(list)
     )
     norms: dict[str, str] = field(default_factory=dict)
-    shortcuts: dict[str, int] = field(default_factory=dict)
+    shortcuts: dict[str, Value] = field(default_factory=dict)
     tokens: set[str] = field(default_factory=set)
     """Linear layers with [N, tokens, features] outputs: a batch norm on them goes by token, not by feature."""
 
@@ -49,9 +49,9 @@ class Calls:
 def watch(model: nn.Module, inputs: tuple[Tensor, ...]) -> Calls:
     """Run the model once and note what its layers see. Raises TraceError where it does not run."""
     calls = Calls()
-    log = OperationLog(keep_sums=True)
-    outputs: dict[str, int] = {}
-    norms: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    log = OperationLog(model, keep_sums=True)
+    outputs: dict[str, Value | None] = {}
+    norms: dict[str, list[tuple[Value | None, Value | None]]] = defaultdict(list)
 
     def hook(name: str, module: nn.Module, x: Tensor, output: Tensor) -> None:
         if isinstance(module, PRODUCERS):
@@ -60,17 +60,16 @@ def watch(model: nn.Module, inputs: tuple[Tensor, ...]) -> Calls:
             calls.shapes[name].append((tuple(x.shape), tuple(output.shape)))
             if computes_more(module):
                 return
-            outputs[name] = log.ordinal(output)
+            outputs[name] = log.maker(output)
             if isinstance(module, nn.Linear) and output.dim() > 2:
                 calls.tokens.add(name)
         elif not computes_more(module):
-            norms[name].append((log.ordinal(x), log.ordinal(output)))
+            norms[name].append((log.maker(x), log.maker(output)))
 
     with torch.no_grad(), _hooked(model, hook):
         try:
             with log:
-                for leaf in tree_leaves(model(*inputs)):
-                    log.readers[log.ordinal(leaf)] += 1
+                log.readers.update(log.maker(x) for x in tree_leaves(model(*inputs)) if isinstance(x, Tensor))
         except Exception as error:
             shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
             raise TraceError(
@@ -81,19 +80,24 @@ def watch(model: nn.Module, inputs: tuple[Tensor, ...]) -> Calls:
     return calls
 
 
-def _follow(calls: Calls, log: OperationLog, outputs: dict[str, int], norms: dict[str, list[tuple[int, int]]]) -> None:
+def _follow(
+    calls: Calls,
+    log: OperationLog,
+    outputs: dict[str, Value | None],
+    norms: dict[str, list[tuple[Value | None, Value | None]]],
+) -> None:
     """Find the norm that alone reads a layer's output, and the sum that the branch then runs into."""
-    for name, ordinal in outputs.items():
-        if len(calls.shapes[name]) != 1:
+    for name, value in outputs.items():
+        if value is None or len(calls.shapes[name]) != 1:
             continue
         for norm, uses in norms.items() if name not in calls.tokens else ():
-            if len(uses) == 1 and uses[0][0] == ordinal and log.readers[ordinal] == 1:
-                calls.norms[name], ordinal = norm, uses[0][1]
+            if len(uses) == 1 and uses[0][0] == value and log.readers[value] == 1:
+                calls.norms[name], value = norm, uses[0][1]
                 break
         for terms in log.sums:
-            if ordinal in terms and log.readers[ordinal] == 1:
-                other = terms[0] if terms[1] == ordinal else terms[1]
-                if other > 0:
+            if value in terms and log.readers[value] == 1:
+                other = terms[0] if terms[1] == value else terms[1]
+                if other is not None:
                     calls.shortcuts[name] = other
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from secateur.graph.operations import Value
 from secateur.plan import Costs
 from secateur.sparse import Pattern
 
@@ -60,7 +61,7 @@ class Layer:
     `positions` is how many times each weight is used for one example, so MACs = positions * weights. `once` says
     that the layer runs once in a forward pass, on one row of its input for each example, as its class in torch does.
     `norm` names the batch norm that alone reads this layer's output. Where the output then runs into a residual
-    sum, `shortcut` is the ordinal, in a forward pass, of the operation whose result is added to it.
+    sum, `shortcut` names the value that is added to it.
     `sparsities` are there where a plan may thin the weights out, the coarser first: blocks leave, then single weights
     of the blocks that stay.
     """
@@ -80,7 +81,7 @@ class Layer:
     outputs: Extent
     once: bool = field(default=True, repr=False)
     norm: str | None = None
-    shortcut: int | None = None
+    shortcut: Value | None = None
     sparsities: tuple[Sparsity, ...] = field(default=(), repr=False)
 
     def densities(self, counts: Counts | Mapping[str, Any]) -> tuple[Any, ...]:

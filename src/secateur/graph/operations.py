@@ -1,20 +1,23 @@
-"""The tensor operations of a forward pass, in order of execution.
+"""The tensor operations of a forward pass, named by where they run.
 
-A network runs the same operations in the same order before and after pruning, so the ordinal of an operation
-names a value in both: this is how a residual sum found in the dense network is found again in the pruned one.
-Operations that only arrange a tensor anew are not numbered: whether `reshape` copies depends on the sizes, and on how
-many examples there are; and a pruned layer may pick channels from its input where the dense one takes all.
+A residual sum found in the dense network has to be found again in the pruned one. A value is therefore named by the
+module whose forward computes it, the number of that module's call, the operator, and which of the operator's runs in
+that call it is. Other operations, run more or less often, change no name; and who looks a value up checks that it is
+what was looked for. Operations that only arrange a tensor anew name nothing: whether `reshape` copies depends on the
+sizes, and on how many examples there are; and a pruned layer may pick channels from its input where the dense one
+takes all.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
@@ -24,31 +27,67 @@ COPIES = (
     torch.ops.aten._to_copy.default,
     torch.ops.aten.index_select.default,
 )
+IN_PLACE = (torch.ops.aten.as_strided_.default, torch.ops.aten.detach_.default)
+"""What arranges a tensor anew and gives the same one."""
 ADDITIONS = (torch.ops.aten.add.Tensor, torch.ops.aten.add_.Tensor)
 
 
-class OperationLog(TorchDispatchMode):
-    """Number every operation; remember sums (`keep_sums`), or hold on to the results of `wanted` ordinals."""
+class Value(NamedTuple):
+    """The result of one operation, by where it is computed."""
 
-    def __init__(self, wanted: Collection[int] = (), keep_sums: bool = False) -> None:
+    module: str
+    call: int
+    operator: str
+    number: int
+
+
+class OperationLog(TorchDispatchMode):
+    """Name every operation of a model; remember sums (`keep_sums`), or hold on to the results of `wanted` ones."""
+
+    def __init__(self, model: nn.Module, wanted: Collection[Value] = (), keep_sums: bool = False) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.wanted = frozenset(wanted)
-        self.values: dict[int, Tensor] = {}
-        self.sums: list[tuple[int, int]] = []
-        self.readers: defaultdict[int, int] = defaultdict(int)
+        self.values: dict[Value, Tensor] = {}
+        self.sums: list[tuple[Value | None, Value | None]] = []
+        self.readers: Counter[Value | None] = Counter()
         self._keep_sums = keep_sums
-        self._count = 0
-        self._made_by: dict[int, int] = {}
+        self._model = model
+        self._handles: list[Any] = []
+        self._calls: Counter[str] = Counter()
+        self._within: list[tuple[str, int, Counter[str]]] = []
+        self._made_by: dict[int, Value | None] = {}
         self._alive: list[Tensor] = []
 
-    def ordinal(self, tensor: Tensor) -> int:
-        """The number of the operation that last wrote `tensor`; -1 for an input or a parameter, and a negative
-        number of its own for a tensor arranged anew."""
-        return self._made_by.get(id(tensor), -1)
+    def __enter__(self) -> OperationLog:
+        """Begin to follow which module runs."""
+        for name, module in self._model.named_modules():
+            self._handles += [
+                module.register_forward_pre_hook(partial(self._begin, name), prepend=True),
+                module.register_forward_hook(self._end, always_call=True),
+            ]
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Leave the model as it was."""
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        for handle in self._handles:
+            handle.remove()
+
+    def _begin(self, name: str, module: nn.Module, args: object) -> None:
+        self._within.append((name, self._calls[name], Counter()))
+        self._calls[name] += 1
+
+    def _end(self, module: nn.Module, args: object, output: object) -> None:
+        self._within.pop()
+
+    def maker(self, tensor: Tensor) -> Value | None:
+        """The operation that last wrote `tensor`; None for an input, a parameter, or a tensor arranged anew."""
+        return self._made_by.get(id(tensor))
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """For a while, count nothing: what runs is not the network's own, and runs at full speed."""
+        """For a while, name nothing: what runs is not the network's own, and runs at full speed."""
         with _disable_current_modes():
             yield
 
@@ -60,28 +99,33 @@ class OperationLog(TorchDispatchMode):
         if self.values and func._schema.is_mutable:
             self._rescue(args)
         result = func(*args, **kwargs)
-        numbered = not (func.is_view or func in COPIES)
-        self._count += numbered
+        if func in IN_PLACE:
+            return result
+        name = None if func.is_view or func in COPIES or not self._within else self._name(str(func))
         if self._keep_sums:
-            self._note(func, args, result, self._count if numbered else -2 - len(self._alive))
-        elif numbered and self._count in self.wanted:
-            self.values[self._count] = result if isinstance(result, Tensor) else result[0]
+            self._note(func, args, result, name)
+        elif name is not None and name in self.wanted:
+            self.values[name] = result if isinstance(result, Tensor) else result[0]
         return result
+
+    def _name(self, operator: str) -> Value:
+        module, call, counts = self._within[-1]
+        counts[operator] += 1
+        return Value(module, call, operator, counts[operator])
 
     def _rescue(self, args: tuple[Any, ...]) -> None:
         """Copy the values held that an operation is about to write over (`y += x`)."""
         written = {x.untyped_storage().data_ptr() for x in tree_leaves(args[:1]) if isinstance(x, Tensor)}
-        for ordinal, value in self.values.items():
+        for name, value in self.values.items():
             if value.untyped_storage().data_ptr() in written:
-                self.values[ordinal] = value.clone()
+                self.values[name] = value.clone()
 
-    def _note(self, func: Any, args: tuple[Any, ...], result: Any, number: int) -> None:
-        read = [self.ordinal(leaf) for leaf in tree_leaves(args) if isinstance(leaf, Tensor)]
-        for ordinal in read:
-            self.readers[ordinal] += 1
+    def _note(self, func: Any, args: tuple[Any, ...], result: Any, name: Value | None) -> None:
+        read = [self.maker(leaf) for leaf in tree_leaves(args) if isinstance(leaf, Tensor)]
+        self.readers.update(read)
         if func in ADDITIONS and len(read) == 2 and args[0].shape == args[1].shape:
             self.sums.append((read[0], read[1]))
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
-                self._made_by[id(leaf)] = number
+                self._made_by[id(leaf)] = name
                 self._alive.append(leaf)  # an address is reused once its tensor is gone

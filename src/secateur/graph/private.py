@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +28,7 @@ def as_inputs(example_input: Example) -> tuple[Tensor, ...]:
 
 
 def private_copy(model: nn.Module) -> nn.Module:
-    """A deep copy in eval mode, without hooks, whose floating-point parameters all require gradients."""
+    """A deep copy in eval mode, without the caller's hooks, whose floating-point parameters all require gradients."""
     if isinstance(model, torch.jit.ScriptModule):
         raise TraceError(f"{type(model).__name__} is compiled by torch.jit: give the nn.Module that it was made from")
     if hasattr(model, "_orig_mod"):
@@ -35,10 +37,38 @@ def private_copy(model: nn.Module) -> nn.Module:
         private = copy.deepcopy(model).eval()
     except Exception as error:
         raise TraceError(f"{type(model).__name__} cannot be copied: {type(error).__name__}: {error}") from error
+    for _, hooks, key in _callers_hooks(private):
+        del hooks[key]
     for module in private.modules():
-        module._forward_hooks.clear()
-        module._forward_pre_hooks.clear()
         module._backward_hooks.clear()
     for parameter in private.parameters():
         parameter.requires_grad_(parameter.is_floating_point())
     return private
+
+
+def _callers_hooks(model: nn.Module) -> list[tuple[nn.Module, dict[int, Any], int]]:
+    """The forward hooks that do not belong to the network: (module, its hooks, the key of one of them).
+
+    Those of torch (`weight_norm`) and of the library that a module's class is of (transformers collects outputs by
+    hooks that it installs at the first call) are a part of what the network computes.
+    """
+    libraries = {type(module).__module__.partition(".")[0] for module in model.modules()} - {"__main__"}
+    return [
+        (module, hooks, key)
+        for module in model.modules()
+        for hooks in (module._forward_pre_hooks, module._forward_hooks)
+        for key, hook in hooks.items()
+        if _library(hook) not in libraries | {"torch"}
+    ]
+
+
+def _library(hook: object) -> str:
+    while isinstance(hook, partial):
+        hook = hook.func
+    where = hook if hasattr(hook, "__qualname__") else type(hook)
+    return str(where.__module__).partition(".")[0]
+
+
+def hooked_by_caller(model: nn.Module) -> nn.Module | None:
+    """The first module that has a forward hook of the caller's."""
+    return next((module for module, *_ in _callers_hooks(model)), None)

@@ -14,7 +14,7 @@ from secateur.graph.coupling import PRODUCERS, couple
 from secateur.graph.forward import watch
 from secateur.graph.graph import ModelGraph
 from secateur.graph.grouping import describe_layer, group_channels
-from secateur.graph.private import Example, as_inputs, private_copy
+from secateur.graph.private import Example, as_inputs, hooked_by_caller, private_copy
 from secateur.sparse import masked_layers
 
 
@@ -50,14 +50,14 @@ def trace(model: nn.Module, example_input: Example) -> ModelGraph:
 
 
 def _tell_of_hooks(model: nn.Module) -> None:
-    for name, module in model.named_modules():
-        if module._forward_hooks or module._forward_pre_hooks:
-            warnings.warn(
-                f"{name or type(model).__name__} has forward hooks, which a pruned network does not have: if they "
-                "change what it answers, let its forward do that",
-                stacklevel=4,
-            )
-            return
+    hooked = hooked_by_caller(model)
+    if hooked is not None:
+        name = next(name for name, module in model.named_modules() if module is hooked)
+        warnings.warn(
+            f"{name or type(model).__name__} has forward hooks, which a pruned network does not have: if they "
+            "change what it answers, let its forward do that",
+            stacklevel=4,
+        )
 
 
 def _several(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -9,6 +9,8 @@ One forward pass of the pruned network does it: weights change while the pass go
 from __future__ import annotations
 
 import math
+import warnings
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -81,27 +83,43 @@ class SequentialRefit:
         """Sampled outputs of every layer [rows, out], its offset taken in, and the shortcuts that are added to them."""
         targets: dict[str, list[Tensor]] = {layer.name: [] for layer in self.layers}
         shortcuts: dict[str, list[Tensor]] = {layer.name: [] for layer in self.layers}
+        shapes: dict[str, torch.Size] = {}
         start = 0
 
         def look(layer: Layer, module: nn.Module, args: tuple[Tensor, ...], y: Tensor) -> None:
+            shapes[layer.name] = y.shape
             with log.paused():
                 targets[layer.name].append(self._rows(layer, y, start) + offset_behind(dense, layer))
 
         handles = [dense.get_submodule(x.name).register_forward_hook(partial(look, x)) for x in self.layers]
         try:
             for batch in self.calibration.batches(100):
-                with torch.no_grad(), OperationLog(wanted=self._joined) as log:
+                with torch.no_grad(), OperationLog(dense, self._joined) as log:
                     dense(*batch)
                 for layer in self.layers:
-                    if layer.shortcut in log.values:
-                        rows = self._rows(layer, log.values[layer.shortcut], start)
-                        shortcuts[layer.name].append(rows)
+                    value = None if layer.shortcut is None else log.values.get(layer.shortcut)
+                    if value is not None and value.shape == shapes.get(layer.name):
+                        shortcuts[layer.name].append(self._rows(layer, value, start))
                 start += len(batch[0])
         finally:
             for handle in handles:
                 handle.remove()
         self._targets = {name: torch.cat(pieces) for name, pieces in targets.items() if pieces}
-        self._shortcuts = {name: torch.cat(pieces) for name, pieces in shortcuts.items() if pieces}
+        self._shortcuts = {name: torch.cat(shortcuts[name]) for name in self._seen_everywhere(shortcuts)}
+
+    def _seen_everywhere(self, shortcuts: Mapping[str, list[Tensor]]) -> Iterator[str]:
+        """The layers whose shortcut was found in every batch; the others are fitted without, which is said."""
+        for layer in self.layers:
+            if layer.shortcut is None or layer.name not in self._targets:
+                continue
+            if sum(map(len, shortcuts[layer.name])) == len(self._targets[layer.name]):
+                yield layer.name
+            else:
+                warnings.warn(
+                    f"on the calibration inputs {layer.name} is not added to what it is added to on the example (the "
+                    "forward takes another path): it is refitted without regard to that sum",
+                    stacklevel=2,
+                )
 
     def _rows(self, layer: Layer, y: Tensor, start: int = 0) -> Tensor:
         positions = self._positions[layer.name][start : start + len(y)]
@@ -130,7 +148,7 @@ class SequentialRefit:
                 left = outward.get(layer.name, slice(None))
                 target = self._targets[layer.name][:, left]
                 shortcut = None if layer.shortcut is None else log.values.pop(layer.shortcut, None)
-                if shortcut is not None:  # it is there only where it ran before this branch
+                if shortcut is not None and layer.name in self._shortcuts:  # it may run only after this branch
                     drift = self._shortcuts[layer.name][:, left] - self._rows(layer, shortcut)
                     target = target + _before_norm(pruned, layer, drift)
                 x = first_input(args, kwargs).float()
@@ -143,7 +161,7 @@ class SequentialRefit:
         ]
         pruned.to(memory_format=self._layout)  # type: ignore[call-overload]
         try:
-            with torch.no_grad(), OperationLog(wanted=self._joined) as log:
+            with torch.no_grad(), OperationLog(pruned, self._joined) as log:
                 pruned(*self._inputs)
         finally:
             for handle in handles:
