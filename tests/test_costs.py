@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import secateur as sc
 from secateur import zoo
 from secateur.cost import Bytes, CountedCosts, Macs, NetworkCost, Params, model_for
-from secateur.graph import ChannelGroup, ModelGraph, count_costs, trace
+from secateur.graph import ModelGraph, count_costs, trace
 from secateur.prune import Cutter
 
 SMALL = [name for name in zoo.NETWORKS if name != "vgg16_imagenet"]
@@ -150,14 +150,26 @@ def test_cost_models_never_fall_as_more_is_kept(model: Callable[[], Macs]) -> No
             here = price.layer_cost(layer, keep, keep)
             assert price.layer_cost(layer, keep + 1, keep) >= here
             assert price.layer_cost(layer, keep, keep + 1) >= here
-    assert all(price.unit_cost(group) >= 0 for group in graph.groups)
+    assert all(price.held_cost(held) >= 0 for held in graph.tensors)
 
 
 def test_what_a_unit_holds_beside_weights() -> None:
-    def held(name: str, key: str) -> ChannelGroup:
-        return trace(*build(name)).group[key]
+    def saved(name: str, key: str, metric: str) -> float:
+        """By one unit of a group that no layer reads or makes."""
+        graph = trace(*build(name))
+        model = model_for(metric)
+        assert model is not None
+        vectors = [held for held in graph.tensors if not held.layer and key in held.groups]
+        return sum(model.held_cost(held) * (held.size({}) - held.size({key: graph.width(key) - 1})) for held in vectors)
 
-    assert (held("plain", "conv1").vector_params, held("plain", "conv1").vector_bytes) == (2, 16)  # norm, statistics
-    assert (held("plain", "conv2").vector_params, held("plain", "conv2").vector_bytes) == (1, 4)  # bias
-    assert held("prelu", "0").vector_params == 3  # norm and slope
-    assert held("prelu", "3").vector_params == 1  # its PReLU has one slope for all
+    assert (saved("plain", "conv1", "params"), saved("plain", "conv1", "bytes")) == (2, 16)  # norm, statistics
+    assert (saved("plain", "conv2", "params"), saved("plain", "conv2", "bytes")) == (1, 4)  # bias
+    assert saved("prelu", "0", "params") == 3  # norm and slope
+    assert saved("prelu", "3", "params") == 1  # its PReLU has one slope for all
+    assert saved("plain", "conv1", "macs") == 0
+
+
+def test_a_tied_weight_is_one_weight() -> None:
+    model, example = build("tied")
+    counted = count_costs(model, example)
+    assert counted.bytes == sum(x.numel() * x.element_size() for x in {*model.parameters()} | {*model.buffers()})

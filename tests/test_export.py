@@ -68,7 +68,7 @@ def test_dense_and_pruned_answer_as_in_pytorch(name: str, runtime: str, tmp_path
         with torch.no_grad():
             torch.testing.assert_close(torch.from_numpy(answer), built(images(1)), rtol=1e-3, atol=1e-3)
         sizes.append(sum(file.stat().st_size for file in tmp_path.glob(f"{kind}.*")))
-    assert sizes[1] < 0.8 * sizes[0]
+    assert sizes[1] < 0.85 * sizes[0]  # a file tells of the code that it was made by, too
 
 
 def test_what_ncnn_does_not_have_is_named(tmp_path: Path) -> None:

@@ -16,15 +16,15 @@ import secateur as sc
 from secateur import zoo
 from secateur.data import TrainBatches
 from secateur.finish import load_weights
-from secateur.graph import count_costs, trace
-from secateur.prune import Cutter, pick, prove
+from secateur.graph import count_costs
+from secateur.prune import Cutter, pick
 
 EXAMPLE = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
 
 def pruned(network: nn.Module, example: torch.Tensor = EXAMPLE) -> nn.Module:
     """Half of every group."""
-    graph = prove(network, trace(network, example), example)
+    graph = sc.inspect(network, example)
     keep = {group.key: torch.arange(0, group.width, 2).numpy() for group in graph.prunable}
     return Cutter(network, graph).cut(keep).eval()
 

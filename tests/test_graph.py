@@ -1,9 +1,10 @@
 """What is read from a model: layers, groups, reasons; and that the model stays as it was."""
 
 import copy
-from collections.abc import Callable
+import re
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 import secateur as sc
 from secateur import zoo
 from secateur.graph import ModelGraph, as_inputs, trace
+from secateur.prune import Cutter
 
 # ---- what is looked at -----------------------------------------------------------------------------------------------
 
@@ -139,28 +141,37 @@ def test_a_residual_stream_is_one_group() -> None:
 
 
 def test_a_depthwise_layer_goes_with_the_one_before() -> None:
-    group = sc.inspect(*build("depthwise")).group["0.0"]
+    graph = sc.inspect(*build("depthwise"))
+    group = graph.group["0.0"]
     assert group.producers == ("0.0",)
-    assert {part.module for part in group.slices} == {"0.0", "0.1", "1.0", "1.1", "2.0"}
+    held = {name.rpartition(".")[0] for name, each in graph.tensor.items() if "0.0" in each.groups}
+    assert held == {"0.0", "0.1", "1.0", "1.1", "2.0"}
     assert group.consumers == ("2.0",)
     assert group.width == 8
 
 
-def test_grouped_layers_lose_as_many_from_every_group() -> None:
+def test_grouped_layers_lose_whole_groups_or_as_many_from_every_group() -> None:
+    """Twelve channels are read by four groups, sixteen made by them and read by two."""
     graph = sc.inspect(*build("grouped"))
-    group = graph.group["1.0"]
-    assert group.width == 4
-    for part in group.slices:
-        if (part.module, part.side) == ("1.0", "out"):
-            assert sorted((part.index // 4).ravel().tolist()) == sorted([0, 1, 2, 3] * 4)
-            assert all(sorted(row // 4) == [0, 1, 2, 3] for row in part.index)
+    assert {group.key: group.width for group in graph.prunable} == {
+        "0.0": 2, "0.0#2": 2, "0.0#3": 3, "1.0": 4, "2.0": 4,
+    }  # fmt: skip
+    made = graph.layer["1.0"].outputs
+    assert all(sorted(row // 4) == [0, 1, 2, 3] for row in made.index("1.0"))
+    assert [sorted(set(row // 4)) for row in made.index("0.0")] == [[0, 1], [2, 3]]
+    cut = Cutter(build("grouped")[0], graph).cut({"0.0": np.array([1]), "1.0": np.array([0, 2, 3])})
+    conv, after = cut.get_submodule("1.0"), cut.get_submodule("2.0")
+    assert (conv.groups, conv.in_channels, conv.out_channels) == (2, 6, 6)
+    assert (after.groups, after.in_channels, after.weight.shape[1]) == (1, 6, 6)
 
 
 def test_a_concatenation_shifts_positions() -> None:
     graph = sc.inspect(*build("dense"))
-    at = {(part.module, part.side): part.index.ravel().tolist() for part in graph.group["conv1"].slices}
-    assert at["conv1", "out"] == list(range(6))
-    assert at["conv2", "in"] == at["norm2", "out"] == at["head", "in"] == at["norm3", "out"] == list(range(8, 14))
+    at = {(name, dim): extent.index("conv1").ravel().tolist() for name, held in graph.tensor.items()
+          for dim, extent in enumerate(held.extents)}  # fmt: skip
+    assert at["conv1.weight", 0] == list(range(6))
+    for place in (("conv2.weight", 1), ("norm2.weight", 0), ("head.weight", 1), ("norm3.weight", 0)):
+        assert at[place] == list(range(8, 14))
 
 
 def test_flattened_channels_are_many_features() -> None:
@@ -177,22 +188,19 @@ def test_one_output_channel_is_not_depthwise() -> None:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_every_channel_of_every_layer_is_in_one_group_at_most(name: str) -> None:
-    graph = sc.inspect(*build(name))
-    seen: set[tuple[str, str, int]] = set()
-    for group in graph.groups:
-        assert group.width == len(group.slices[0].index)
-        for part in group.slices:
-            places = {(part.module, part.side, int(at)) for at in part.index.ravel()}
-            assert len(places) == part.index.size, f"{group.key} names a channel of {part.module} twice"
-            assert not places & seen, f"channels of {part.module} are in two groups"
-            seen |= places
+def test_every_dimension_of_every_tensor_is_told(name: str) -> None:
+    model, example = build(name)
+    graph = sc.inspect(model, example)
     assert len({group.key for group in graph.groups}) == len(graph.groups)
+    for group in graph.groups:
+        for part in group.slices:
+            assert group.fixed or len(part.index) == group.width
+            assert len(set(part.index.ravel().tolist())) == part.index.size, f"{group.key}: a channel twice"
     for layer in graph.layers:
         assert layer.inputs.size({}) == layer.in_channels
         assert layer.outputs.size({}) == layer.out_channels
-        covered = {at for module, side, at in seen if (module, side) == (layer.name, "out")}
-        assert covered == set(range(layer.out_channels)), f"some channels of {layer.name} are in no group"
+    for key, tensor in (*model.named_parameters(), *model.named_buffers()):
+        assert [extent.length for extent in graph.tensor[key].extents] == list(tensor.shape)
 
 
 # ---- what is left alone ----------------------------------------------------------------------------------------------
@@ -203,15 +211,16 @@ def test_what_cannot_be_cut_says_why() -> None:
         return {group.key: group.fixed for group in sc.inspect(*build(name)).groups if group.fixed}
 
     assert reasons("plain") == {"fc2": "the network's output"}
-    assert "shifted" in reasons("padded")["blocks.1.conv2"]
-    assert "MultiheadAttention" in reasons("attention")["embed"]
-    assert reasons("hand_made_attention").keys() == {"q", "head"}
-    assert "reads its channels" in reasons("shuffled")["grouped1"]
+    for name in ("padded", "attention", "hand_made_attention", "shuffled"):
+        assert set(reasons(name).values()) == {"the network's output"}
+    assert reasons("one_channel")["map"] == "a single channel"
     assert reasons("two_outputs") == {"hidden": "the network's output", "head": "the network's output"}
+    indexed = sc.inspect(settled(ReadsChannels("sort")), image()).group["conv"].fixed
+    assert re.fullmatch(r"aten.sort orders them by their values", indexed.replace("::", "."))
 
 
-def test_norms_over_channels_do_not_hide_a_coupling_that_was_followed_wrongly() -> None:
-    """A group norm gives other values to what stays, so its channels are compared without what it mixes."""
+def test_a_shuffle_is_followed_through_any_norm() -> None:
+    """A group norm gives other values to what stays, so it is compared over what stays."""
 
     class Shuffling(nn.Module):
         def __init__(self, norm: nn.Module) -> None:
@@ -225,9 +234,10 @@ def test_norms_over_channels_do_not_hide_a_coupling_that_was_followed_wrongly() 
             x = x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
             return self.head(pooled(F.relu(self.second(x))))
 
-    for norm in (nn.BatchNorm2d(16), nn.GroupNorm(1, 16), nn.GroupNorm(4, 16)):
+    for norm, widths in ((nn.BatchNorm2d(16), [8]), (nn.GroupNorm(1, 16), [8]), (nn.GroupNorm(4, 16), [2, 4])):
         graph = sc.inspect(settled(Shuffling(norm)), image())
-        assert "reads its channels" in graph.group["first"].fixed, f"{norm} hid the shuffle"
+        sites = [group for group in graph.prunable if group.producers == ("first",)]
+        assert [group.width for group in sites] in (widths, [2, *widths]), f"{norm}: {sites}"
         assert not graph.group["second"].fixed
 
 
@@ -273,12 +283,14 @@ class ReadsChannels(nn.Module):
             y = y * self.scale
         elif self.how == "buffer":
             y = y * self.mask
+        elif self.how == "sort":
+            y = y.sort(1)[0]
         elif self.how == "index":
             y = y[:, [7, 6, 5, 4, 3, 2, 1, 0]] * y
         return self.head(pooled(F.relu(self.after(y))))
 
 
-@pytest.mark.parametrize("how", ["softmax", "mean", "normalise", "flip", "parameter", "buffer", "index"])
+@pytest.mark.parametrize("how", ["softmax", "normalise", "flip", "index", "sort"])
 def test_channels_that_something_else_reads_are_left_alone(how: str) -> None:
     model = settled(ReadsChannels(how))
     graph = sc.inspect(model, image())
@@ -286,6 +298,19 @@ def test_channels_that_something_else_reads_are_left_alone(how: str) -> None:
     assert not graph.group["stem"].fixed
     assert not graph.group["after"].fixed
     assert not sc.inspect(settled(ReadsChannels("nothing")), image()).group["conv"].fixed
+
+
+@pytest.mark.parametrize("how", ["mean", "parameter", "buffer"])
+def test_what_is_of_the_channels_is_cut_with_them(how: str) -> None:
+    model = settled(ReadsChannels(how))
+    graph = sc.inspect(model, image())
+    group = graph.group["conv"]
+    assert not group.fixed
+    assert bool(group.mixed) == (how == "mean")
+    held = {"parameter": "scale", "buffer": "mask", "mean": "conv.bias"}[how]
+    cut = Cutter(model, graph).cut({"conv": np.arange(3)})
+    assert 3 in (cut.state_dict()[held]).shape
+    assert cut(image()).shape == (2, 5)
 
 
 @pytest.mark.parametrize(
@@ -357,7 +382,7 @@ def test_odd_models_are_pruned_or_refused_in_so_many_words(factory: type[nn.Modu
 
 
 class FlattenedTwice(nn.Module):
-    """Two flattened pictures side by side: which feature is which channel's cannot be followed."""
+    """Two flattened pictures side by side."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -369,26 +394,37 @@ class FlattenedTwice(nn.Module):
         return self.head(F.relu(self.joint(both)))
 
 
-def test_a_network_that_would_be_followed_for_ever_is_refused() -> None:
-    with pytest.raises(sc.TraceError, match=r"FlattenedTwice: .*circles"):
-        trace(FlattenedTwice(), image())
+def test_flattened_pictures_side_by_side_are_followed() -> None:
+    graph = sc.inspect(settled(FlattenedTwice()), image())
+    assert [group.key for group in graph.prunable] == ["one", "other", "joint"]
+    assert graph.layer["joint"].inputs.index("other")[2].tolist() == list(range(8 * 64 + 128, 8 * 64 + 192))
 
 
-@pytest.mark.parametrize("computed", [nn.utils.spectral_norm, nn.utils.parametrizations.weight_norm])
-def test_weights_that_are_computed_are_refused_by_name(computed: Callable[[nn.Module], nn.Module]) -> None:
+def test_a_weight_of_given_norms_is_cut_through_what_it_is_worked_out_from() -> None:
     model, example = build("plain")
-    computed(model.conv2)
-    with pytest.raises(sc.TraceError, match=r"conv2 computes its weight.*torch\.nn\.utils.*remove_parametrizations"):
-        trace(model, example)
+    nn.utils.parametrizations.weight_norm(model.conv2)
+    dense = model.conv2.weight.detach()
+    graph = sc.inspect(model, example)
+    assert {"conv1", "fc1"} <= {group.key for group in graph.prunable}
+    kept = {"conv1": np.array([0, 3, 5])}
+    assert torch.allclose(Cutter(model, graph).cut(kept).conv2.weight, dense[:, kept["conv1"]], atol=1e-6)
 
 
-def test_layers_that_share_a_weight_are_left_alone_and_stay_tied() -> None:
+def test_a_weight_that_hangs_together_is_left_alone_by_name() -> None:
+    model, example = build("plain")
+    nn.utils.spectral_norm(model.conv2)
+    graph = sc.inspect(model, example)
+    assert graph.group["conv1"].fixed.startswith("a weight of conv2 is worked out from all of them")
+    assert not graph.group["fc1"].fixed
+
+
+def test_layers_that_share_a_weight_stay_tied() -> None:
     model, example = build("tied")
     graph = sc.inspect(model, example)
-    assert {group.key for group in graph.prunable} == {"last"}
-    assert graph.group["one"].fixed == "one shares its weights with other"
-    small = sc.prune(model, example, sc.Plan({"last": 0.5}), calibration=[image(20)])
+    assert {group.key for group in graph.prunable} == {"stem.0", "last"}
+    small = sc.prune(model, example, sc.Plan({"stem.0": 0.5}), calibration=[image(20)])
     assert small.get_parameter("one.weight") is small.get_submodule("other").weight
+    assert small.get_parameter("one.weight").shape[:2] == (4, 4)
 
 
 # ---- examples --------------------------------------------------------------------------------------------------------
@@ -461,7 +497,7 @@ def test_the_callers_model_is_left_as_it_was(name: str) -> None:
     last.register_forward_hook(lambda *_: calls.append(1))
     model.register_forward_pre_hook(lambda *_: calls.append(1))
     tensors = {key: value.clone() for key, value in model.state_dict().items()}
-    inputs: tuple[Tensor, ...] = as_inputs(example)
+    inputs = as_inputs(example).tensors
     copies = [x.clone() for x in inputs]
     for x in inputs:
         x.requires_grad_(False)

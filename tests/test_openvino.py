@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import secateur as sc
 from secateur import zoo
 from secateur.errors import JobError
-from secateur.graph import ModelGraph
+from secateur.graph import ModelGraph, as_inputs
 from secateur.prune import Cutter, fold_norms
 from secateur.prune.order import keep, rank
 from secateur.run.loop import FINALISTS
@@ -56,10 +56,12 @@ def dense_and_inputs(name: str) -> tuple[nn.Module, Callable[[int], tuple[Tensor
 
 
 def candidates(dense: nn.Module, graph: ModelGraph, shares: tuple[float, ...]) -> Iterator[nn.Module]:
-    """The network cut to each share of its channels, valid until the next."""
+    """The network cut to each share of its channels, valid until the next; of those that its forward states no size of:
+    a conversion holds what is stated."""
+    stated = {key for size in graph.sizes for extent in size.extents for key in extent.groups}
     orders, cutter = rank(dense, graph, {}, "magnitude"), Cutter(dense, graph)
     for share in shares:
-        counts = {group.key: max(2, round(group.width * share)) for group in graph.prunable}
+        counts = {group.key: max(2, round(group.width * share)) for group in graph.prunable if group.key not in stated}
         counts = {key: min(count, graph.group[key].width) for key, count in counts.items()}
         yield fold_norms(cutter.cut(keep(orders, counts)), graph)
 
@@ -234,10 +236,10 @@ def test_engines_by_name() -> None:
     dense, inputs = dense_and_inputs("plain")
     (x,) = inputs(4)
     for name in ENGINES:
-        quick = engine(name, dense, (x,), (x,))(dense)
+        quick = engine(name, dense, as_inputs(x), as_inputs(x))(dense)
         assert error(quick, dense, (x,)) < (0.1 if name == "openvino-int8" else 1e-5)
     with pytest.raises(JobError, match="'tensorrt'; choose one of torch, openvino, openvino-int8"):
-        engine("tensorrt", dense, (x,), (x,))
+        engine("tensorrt", dense, as_inputs(x), as_inputs(x))
 
 
 def test_openvino_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,8 +247,8 @@ def test_openvino_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
     monkeypatch.delitem(sys.modules, "secateur.runtimes.openvino")
     with pytest.raises(JobError, match=r"pip install openvino onnx onnxscript"):
-        engine("openvino", dense, inputs(2), inputs(2))
-    assert engine("torch", dense, inputs(2), inputs(2))(dense) is dense
+        engine("openvino", dense, as_inputs(inputs(2)), as_inputs(inputs(2)))
+    assert engine("torch", dense, as_inputs(inputs(2)), as_inputs(inputs(2)))(dense) is dense
 
 
 def test_engines_side_by_side() -> None:

@@ -17,11 +17,10 @@ from torch.utils._pytree import tree_leaves
 import secateur as sc
 from secateur import zoo
 from secateur.cost import CountedCosts
-from secateur.graph import ModelGraph, count_costs
+from secateur.graph import Kept, ModelGraph, as_inputs, count_costs
 from secateur.prune import (
     Calibration,
     Cutter,
-    Kept,
     Pruner,
     PruneSettings,
     SequentialRefit,
@@ -47,12 +46,12 @@ def inputs_of(example: Example) -> tuple[Tensor, ...]:
 
 
 def calibration(name: str, examples: int = 160) -> Calibration:
-    return Calibration(inputs_of(NETWORKS[name][1](examples)))
+    return Calibration(as_inputs(NETWORKS[name][1](examples)))
 
 
-def run(model: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
+def run(model: nn.Module, inputs: Any) -> Tensor:
     with torch.no_grad():
-        return torch.cat([leaf.flatten(1) for leaf in tree_leaves(model(*inputs))], 1)
+        return torch.cat([leaf.flatten(1) for leaf in tree_leaves(as_inputs(inputs).run(model))], 1)
 
 
 def assert_same(one: Tensor, other: Tensor, tolerance: float = 1e-5) -> None:
@@ -77,15 +76,14 @@ def random_kept(graph: ModelGraph, seed: int) -> Kept:
 
 
 def deafened(model: nn.Module, graph: ModelGraph, kept: Kept) -> nn.Module:
-    """The dense network whose consumers give no weight to the channels that would be cut."""
+    """The dense network in which all that would be cut is zero: weights that make it, and those that read it."""
     deaf = copy.deepcopy(model)
-    for key, units in kept.items():
-        group = graph.group[key]
-        gone = np.setdiff1d(np.arange(group.width), units)
-        for part in group.slices:
-            if part.side == "in":
-                weight = deaf.get_parameter(f"{part.module}.weight").data
-                weight[:, torch.from_numpy(part.index[gone].ravel() % weight.shape[1])] = 0
+    for name, held in graph.tensor.items() if kept else ():
+        tensor = deaf.state_dict()[name]
+        for dim, extent in enumerate(held.extents):
+            gone = np.setdiff1d(np.arange(extent.length), extent.alive(kept))
+            if held.trained:
+                tensor.index_fill_(dim, torch.from_numpy(gone), 0)
     return deaf
 
 
@@ -105,6 +103,10 @@ WIDE = {"vgg16", "mobilenet_v1_folded", "mobilenet_v2"}
 """Too wide to order by elimination in a test."""
 
 
+MIXES = MIXING_NORMS | {"own_forwards", "layer_scale"}
+"""Norms over channels, or over the inputs of a weight, give what is left other values."""
+
+
 @cache
 def zoo_case(name: str) -> tuple[nn.Module, Tensor, ModelGraph]:
     model = settled(zoo.build(name, num_classes=10, **ZOO[name]))
@@ -116,7 +118,7 @@ def zoo_case(name: str) -> tuple[nn.Module, Tensor, ModelGraph]:
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("name", [name for name in NETWORKS if name not in MIXING_NORMS])
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name not in MIXES])
 def test_cutting_is_the_same_as_being_ignored_by_the_layers_that_follow(name: str, seed: int) -> None:
     model, example = build(name, 4)
     graph = sc.inspect(model, example)
@@ -185,7 +187,7 @@ def test_slicing_a_candidate_and_surgery_agree_on_the_zoo(name: str) -> None:
     chosen = PruneSettings("magnitude", False, False, recalibrate=False) if name in WIDE else REFIT
     data = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(3))
     counts = {group.key: max(1, round(group.width * 0.6)) for group in graph.prunable}
-    pruner = Pruner(model, graph, Calibration((data,)), chosen)
+    pruner = Pruner(model, graph, Calibration(as_inputs(data)), chosen)
     other = {group.key: 1 + group.width // 3 for group in graph.prunable}
     for counts_before in (other, {}):
         pruner.candidate(counts_before)
@@ -255,7 +257,7 @@ def test_every_network_is_pruned_for_good(name: str) -> None:
     counts = halves(graph)
     data = calibration(name)
     small = sc.prune(model, example, plan_of(graph, counts), calibration=data.batches(50))
-    assert type(small) is type(model)
+    assert isinstance(small, type(model))
     assert not small.training
     assert all(parameter.requires_grad and parameter.grad is None for parameter in small.parameters())
     assert count_costs(small, example).params == CountedCosts(graph)(counts).params < graph.dense.params
@@ -323,7 +325,7 @@ def test_the_loss_curve_is_what_the_best_refit_loses() -> None:
     model = settled(nn.Sequential(nn.Linear(10, 12), nn.ReLU(), nn.Linear(12, 5, bias=True)))
     x = torch.randn(4000, 10, generator=torch.Generator().manual_seed(4))
     graph = sc.inspect(model, x[:2])
-    order = rank(model, graph, collect(model, graph, Calibration((x,))))["0"]
+    order = rank(model, graph, collect(model, graph, Calibration(as_inputs(x))))["0"]
     with torch.no_grad():
         hidden, y = model[1](model[0](x)).double(), model(x).double()
     y = y - y.mean(0)
@@ -344,7 +346,7 @@ def test_elimination_always_takes_the_unit_that_costs_least(kind: str) -> None:
         layers = nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 8, 3)
         model, x = settled(nn.Sequential(*layers)), torch.randn(60, 3, 12, 12)
     graph = sc.inspect(model, x[:2])
-    moments = collect(model, graph, Calibration((x,)))
+    moments = collect(model, graph, Calibration(as_inputs(x)))
     order = rank(model, graph, moments)["0"]
     square = moments["2"].square[0].clone()
     weight = model.get_parameter("2.weight").detach().flatten(1).double()
@@ -430,7 +432,7 @@ def test_fewer_examples_than_features_make_up_for_nothing_by_chance() -> None:
     model = settled(nn.Sequential(nn.Linear(20, 400), nn.ReLU(), nn.Linear(400, 10)))
     x = torch.randn(580, 20, generator=torch.Generator().manual_seed(6))
     group = sc.inspect(model, x[:2]).prunable[0]
-    plan, few, unseen = sc.Plan({group.key: 0.5}), [x[:80]], Calibration((x[80:],))
+    plan, few, unseen = sc.Plan({group.key: 0.5}), [x[:80]], Calibration(as_inputs(x[80:]))
     crude, refitted, in_sequence = (
         disagreement(sc.prune(model, x[:2], plan, calibration=few, settings=settings), model, unseen)
         for settings in (PLAIN, REFIT, PruneSettings())
@@ -471,14 +473,14 @@ def test_a_refit_in_sequence_keeps_the_offset_of_one_at_once() -> None:
     """The first refit has moved the norm's mean already; the second may not do so once more."""
     first, second = nn.Conv2d(3, 12, 3, bias=False), nn.Conv2d(12, 4, 3, bias=False)
     model = settled(nn.Sequential(first, nn.BatchNorm2d(12), nn.ReLU(), second, nn.BatchNorm2d(4)))
-    graph, data = sc.inspect(model, image(2)), Calibration((image(400),))
+    graph, data = sc.inspect(model, image(2)), Calibration(as_inputs(image(400)))
     pruner = Pruner(model, graph, data, REFIT)
     counts = {group.key: group.width // 3 for group in graph.prunable}
     small = pruner.final(counts)
     wrong = []
     for _ in range(2):
         with torch.no_grad():
-            missed = (small.eval()(*data.inputs) - model(*data.inputs)).mean((0, 2, 3))
+            missed = (data.inputs.run(small.eval()) - data.inputs.run(model)).mean((0, 2, 3))
         wrong.append(float(missed.abs().max()))
         SequentialRefit(pruner.dense, graph, data).apply(small, pruner.kept(counts))
     assert max(wrong) < 0.02, f"the mean answers are off by {wrong}"
@@ -533,20 +535,26 @@ def test_calibration_comes_in_many_forms() -> None:
     x, labels = image(30), torch.zeros(30)
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, labels), batch_size=7)
     for given in (x, [x], [(x, labels)], [x[:10], x[10:]], loader, iter([x])):
-        assert torch.equal(Calibration.gather(given, [x]).inputs[0], x)
-    assert len(Calibration.gather([x, x, x], [x], most=50)) == 50
-    both = Calibration.gather([(x, labels, labels)], [x, labels])
-    assert [tuple(part.shape) for part in both.inputs] == [(30, 3, 8, 8), (30,)]
-    wrong: dict[str, tuple[Any, list[torch.Tensor]]] = {
-        r"a Tensor that does not begin .* takes \(2\)": ([x], [x, labels]),
-        "a dict that does not begin": ([{"image": x}], [x]),
-        "not finite": ([x, x.log()], [x]),
-        "is empty": ([], [x]),
-        r"are \[3, 8, 8\] each, and the example input is \[3, 8, 4\]": ([x], [x[..., :4]]),
+        assert torch.equal(Calibration.gather(given, as_inputs(x)).inputs.args[0], x)
+    assert len(Calibration.gather([x, x, x], as_inputs(x), most=50)) == 50
+    both = Calibration.gather([(x, labels, labels)], as_inputs((x, labels)))
+    assert [tuple(part.shape) for part in both.inputs.args] == [(30, 3, 8, 8), (30,)]
+    named = Calibration.gather(
+        [{"x": x[:10], "y": x[:10], "label": labels}, {"x": x, "y": x}], as_inputs({"y": x, "x": x})
+    )
+    assert [*named.inputs.kwargs] == ["y", "x"]
+    assert len(named) == 40
+    wrong: dict[str, tuple[Any, Any]] = {
+        r"a Tensor that does not begin .* takes \(2\)": ([x], (x, labels)),
+        "a dict that does not begin": ([{"image": x}], x),
+        "a dict without x, which the example input has": ([{"y": x}], {"x": x}),
+        "not finite": ([x, x.log()], x),
+        "is empty": ([], x),
+        r"are \[3, 8, 8\] each, and the example input is \[3, 8, 4\]": ([x], x[..., :4]),
     }
     for says, (given, example) in wrong.items():
         with pytest.raises(sc.DataError, match=says):
-            Calibration.gather(given, example)
+            Calibration.gather(given, as_inputs(example))
 
 
 def test_calibration_inputs_that_the_network_does_not_take_are_refused() -> None:
@@ -554,7 +562,7 @@ def test_calibration_inputs_that_the_network_does_not_take_are_refused() -> None
     graph = sc.inspect(model, example)
     for wrong in (torch.randn(4, 2, 8, 8), torch.randn(4, 3, 8, 8).double(), torch.randn(4, 3)):
         with pytest.raises(sc.DataError, match="does not run on the calibration inputs"):
-            collect(model, graph, Calibration((wrong,)))
+            collect(model, graph, Calibration(as_inputs(wrong)))
 
 
 def test_layers_that_see_nothing_at_all_are_no_error() -> None:
@@ -572,7 +580,7 @@ def test_layers_that_see_nothing_at_all_are_no_error() -> None:
 def test_recalibration_takes_the_statistics_of_the_data_and_restores_the_norm() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 1, bias=False), nn.BatchNorm2d(4, momentum=0.37), nn.Dropout(0.5)).eval()
     x = torch.randn(100, 3, 5, 5) + 1
-    recalibrate(model, Calibration((x,)))
+    recalibrate(model, Calibration(as_inputs(x)))
     with torch.no_grad():
         y = model[0](x)
     torch.testing.assert_close(model[1].running_mean, y.mean((0, 2, 3)))
@@ -586,7 +594,7 @@ def test_recalibration_gives_every_example_the_same_weight(examples: int) -> Non
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)).eval()
     x = torch.randn(examples, 3)
     x[-1] += 100
-    recalibrate(model, Calibration((x,)))
+    recalibrate(model, Calibration(as_inputs(x)))
     with torch.no_grad():
         torch.testing.assert_close(model[1].running_mean, model[0](x).mean(0), rtol=0.02, atol=1e-2)
 
@@ -688,7 +696,7 @@ def test_a_norm_that_is_not_alone_the_layers_own_is_not_folded(
 def test_disagreement_is_nothing_for_the_same_and_grows_with_noise() -> None:
     for name in ("plain", "two_outputs", "returned"):
         model = settled(Returned()) if name == "returned" else build(name)[0]
-        data = Calibration((image(40),))
+        data = Calibration(as_inputs(image(40)))
         found = [0.0]
         for scale in (0.01, 0.1):
             noisy = copy.deepcopy(model)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import secateur as sc
 from secateur import zoo
 from secateur.errors import BudgetError, CheckpointError, PlanError
-from secateur.graph import count_costs
+from secateur.graph import as_inputs, count_costs
 from secateur.prune import Calibration, Pruner, PruneSettings
 from secateur.prune.moments import collect
 from secateur.prune.solve import masked_least_squares
@@ -133,14 +133,14 @@ def test_a_gradual_choice_loses_less_than_magnitude_at_once(text: str) -> None:
     """By the loss of the layer's output, which both may refit."""
     model = resnet()
     space = space_of(model, {"layer2.1.conv1": text}, sc.Budget(params=0.999))
-    pruner = Pruner(model, space.graph, Calibration((images(),)))
+    pruner = Pruner(model, space.graph, Calibration(as_inputs(images())))
     (key, order), layer = *pruner.weight_orders.items(), "layer2.1.conv1"
     assert (np.diff(order.loss) <= 1e-12).all()
     assert order.loss[-1] == 0
     assert order.loss[0] == 1
     level = space.graph.width(key) // 2
     mask = pattern(text).best(model.get_parameter(f"{layer}.weight").detach().flatten(1).abs(), 0.5)
-    centred = collect(model, space.graph, Calibration((images(),)))[layer].square[0].float()
+    centred = collect(model, space.graph, Calibration(as_inputs(images())))[layer].square[0].float()
     norm = model.get_submodule("layer2.1.bn1")
     dense = model.get_parameter(f"{layer}.weight").detach().flatten(1)
     dense = dense * (norm.weight / (norm.running_var + norm.eps).sqrt()).detach()[:, None]
@@ -155,7 +155,7 @@ def test_a_network_is_thinned_out_as_the_plan_says(text: str) -> None:
     model = resnet()
     space = space_of(model, {"layer3.*": text, "linear": "element"}, sc.Budget(params=0.9), leave=("*",))
     assert {site.granularity for site in space.sites} == {text, "element"}
-    pruner = Pruner(model, space.graph, Calibration((images(),)))
+    pruner = Pruner(model, space.graph, Calibration(as_inputs(images())))
     counts = {site.key: max(site.width // 2, site.least) for site in space.sites}
     for network in (pruner.candidate(counts), pruner.final(counts)):
         masks = {name: mask for name, _, mask, _ in masked_layers(network)}
@@ -175,7 +175,7 @@ def test_a_network_never_costs_more_than_told(text: str, entries: bool) -> None:
     """Whatever does not divide: what a plan costs is at most what the space says."""
     model = resnet()
     space = space_of(model, {"*": text}, sc.Budget(bytes=0.9), entries=entries, step=1)
-    pruner = Pruner(model, space.graph, Calibration((images(),)), NO_REFIT)
+    pruner = Pruner(model, space.graph, Calibration(as_inputs(images())), NO_REFIT)
     rng = np.random.default_rng(0)
     for _ in range(3):
         counts = {site.key: int(rng.integers(site.least, site.width + 1)) for site in space.sites}
@@ -189,7 +189,7 @@ def test_costs_are_those_of_the_network_that_is_built(text: str) -> None:
     model = resnet()
     space = space_of(model, {"layer*": text}, sc.Budget(macs=0.5))
     counts = {site.key: max(site.width // 2, site.least) for site in space.sites}
-    small = Pruner(model, space.graph, Calibration((images(),)), NO_REFIT).final(counts)
+    small = Pruner(model, space.graph, Calibration(as_inputs(images())), NO_REFIT).final(counts)
     told, built = space.costs(counts), count_costs(small, images(1))
     for metric in ("macs", "params", "bytes"):
         assert built[metric] <= told[metric] * (1 + 1e-6)
@@ -209,7 +209,7 @@ def test_of_a_small_layer_one_block_stays_and_is_told_so(text: str) -> None:
     model = resnet()
     space = space_of(model, {"*": text}, sc.Budget(macs=1.0), min_keep=0.05)
     least = {site.key: site.least for site in space.sites}
-    thin = Pruner(model, space.graph, Calibration((images(),)), NO_REFIT).final(least)
+    thin = Pruner(model, space.graph, Calibration(as_inputs(images())), NO_REFIT).final(least)
     built = count_costs(thin, images(1)).block_sparsity
     assert built - 0.2 < space.costs(least).block_sparsity <= built + 1e-9
 
@@ -248,7 +248,7 @@ def test_refits_make_up_for_weights_that_left() -> None:
     held_out = torch.randn(100, 3, 16, 16, generator=torch.Generator().manual_seed(5))
 
     def apart(settings: PruneSettings) -> float:
-        thin = Pruner(model, space.graph, Calibration((images(300),)), settings).final(counts)
+        thin = Pruner(model, space.graph, Calibration(as_inputs(images(300))), settings).final(counts)
         with torch.no_grad():
             return float((thin(held_out) - model(held_out)).square().mean())
 
@@ -392,7 +392,7 @@ def test_a_layer_may_choose_among_several_patterns(tmp_path: Path) -> None:
     name, layer = "layer3.0.conv1", space.graph.layer["layer3.0.conv1"]
     assert [str(each.pattern) for each in layer.sparsities] == ["8x4", "n:4", "element"]
     assert len(space.sites) == len(space.graph.sparse) == 3 * len({x.name for x in space.graph.sparse.values()})
-    pruner = Pruner(model, space.graph, Calibration((images(),)))
+    pruner = Pruner(model, space.graph, Calibration(as_inputs(images())))
     counts = {site.key: site.width for site in space.sites}
     for key in layer.sparsities:
         counts[key.key] = key.levels // 2

@@ -10,19 +10,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import nn
 
 from secateur import run, runtimes
 from secateur.checks import check_arguments, check_reward, compare_scores, try_reward
-from secateur.errors import StudyError
+from secateur.errors import ExportError, StudyError
 from secateur.graph import (
     Example,
+    Inputs,
     ModelGraph,
     as_inputs,
     entries_named,
+    follow,
+    positional,
     private_copy,
     sparsities_named,
-    trace,
     with_entries,
     with_sparsity,
 )
@@ -60,12 +62,13 @@ def inspect(model: nn.Module, example_input: Example) -> ModelGraph:
 
     Args:
         model: any network that runs on the example; it is not touched.
-        example_input: a tensor [N, ...] or a tuple of them, as the model's forward takes them.
+        example_input: a tensor [N, ...], a tuple of positional arguments, a dict of keywords, or a list where the
+            forward takes one list (of images); beside tensors it may hold numbers, None, and nested lists and dicts.
 
     Raises:
         TraceError: it does not run, cannot be followed, or nothing of it can be pruned.
     """
-    return prove(model, trace(model, example_input), example_input)
+    return prove(follow(model, example_input))
 
 
 def search(  # noqa: PLR0913  # each is a thing the caller has, and all but four have defaults
@@ -85,7 +88,7 @@ def search(  # noqa: PLR0913  # each is a thing the caller has, and all but four
 
     Args:
         model: the trained network; it is not touched.
-        example_input: a tensor [N, ...] or a tuple of them.
+        example_input: as `inspect` takes it.
         evaluate: network -> score, higher is better, on data kept for this (never the test set).
         calibration: batches of some hundreds of unlabelled inputs, or of (inputs, labels).
         budget: the most the pruned network may cost; no trial ever exceeds it, whoever proposes it.
@@ -132,7 +135,7 @@ def search(  # noqa: PLR0913  # each is a thing the caller has, and all but four
     workers = InProcess(evaluators[0]) if settings.workers == 1 else Threads(evaluators)
     proposer = strategy.start(space)
     race = settings.race and settings.reward is resource_constrained  # it compares scores, whatever is paid for them
-    in_torch = engine("torch", pruner.dense, as_inputs(example_input), ())
+    in_torch = engine("torch", pruner.dense, as_inputs(example_input))
     check = Evaluator(pruner.final, space, evaluate, settings.reward, in_torch, dense)
     study = Study(space, dense, check=check, pruner=pruner)
     loop = Loop(study, proposer, workers, strategy.seed, settings.ahead, race, home)
@@ -149,7 +152,7 @@ def _evaluators(
     pruner: Pruner,
     space: SearchSpace,
     evaluate: Evaluate,
-    example: tuple[Tensor, ...],
+    example: Inputs,
     settings: SearchSettings,
     dense: Outcome,
 ) -> list[Evaluator]:
@@ -182,7 +185,7 @@ def prune(
 
     Args:
         model: the trained network; it is not touched.
-        example_input: a tensor [N, ...] or a tuple of them.
+        example_input: as `inspect` takes it.
         plan: which fraction of each group to keep.
         calibration: batches of some hundreds of unlabelled inputs, or of (inputs, labels).
         settings: how channels are chosen and what makes up for them.
@@ -242,7 +245,10 @@ def block_sparse(model: nn.Module, example_input: Example) -> nn.Module:
         model: a network that `prune` or `load` gave.
         example_input: a tensor [N, ...] or a tuple of them, as many examples at a time as will be asked for.
     """
-    return runtimes.block_sparse(model, as_inputs(example_input))
+    inputs = as_inputs(example_input)
+    if not inputs.plain:
+        raise ExportError("block_sparse takes tensors by position: give them so")
+    return runtimes.block_sparse(model, inputs.args)
 
 
 def export(model: nn.Module, inputs: Example, path: str | os.PathLike[str], *, runtime: str) -> float:
@@ -262,7 +268,8 @@ def export(model: nn.Module, inputs: Example, path: str | os.PathLike[str], *, r
     """
     if block_sparse_layers(model) or any(masked_layers(model)):
         warnings.warn(f"{path} is dense: {runtime} is no faster for zeros among the weights", stacklevel=2)
-    return runtimes.export(model, as_inputs(inputs), Path(path), runtime)
+    network, tensors = positional(model, as_inputs(inputs))
+    return runtimes.export(network, tensors, Path(path), runtime)
 
 
 def measure(
@@ -280,4 +287,9 @@ def measure(
     """
     chosen = (*runtimes.torch_runtimes(), *runtimes.installed()) if runtime is None else runtime
     chosen = (chosen,) if isinstance(chosen, str) else chosen
-    return runtimes.measure(networks, as_inputs(inputs), chosen, threads, meter=meter, skip=runtime is None)
+    given = as_inputs(inputs)
+    flat = {name: positional(network, given) for name, network in networks.items()}
+    tensors = next(iter(flat.values()))[1] if flat else ()
+    return runtimes.measure(
+        {name: each for name, (each, _) in flat.items()}, tensors, chosen, threads, meter=meter, skip=runtime is None
+    )

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from secateur.graph import ChannelGroup, Count, Layer, ModelGraph
+from secateur.graph import Count, Held, Layer, ModelGraph
 from secateur.sparse import SINGLE
 
 Cost = npt.NDArray[np.float64]
@@ -33,8 +33,8 @@ class CostModel(Protocol):
         """Cost of the layer with `keep_in` input and `keep_out` output channels left, thinned out to these densities:
         numbers, or arrays of them."""
 
-    def unit_cost(self, group: ChannelGroup) -> float:
-        """Cost of one unit of the group beside the weights of layers: biases and norms."""
+    def held_cost(self, held: Held) -> float:
+        """Cost of one element of a tensor that is no layer's weight: of biases, norms, embeddings."""
 
     def dense(self, graph: ModelGraph) -> float:
         """Cost of the whole network."""
@@ -87,10 +87,10 @@ class Macs(_Counted):
     metric = "macs"
 
     def layer_cost(self, layer: Layer, keep_in: Count, keep_out: Count, densities: Densities = ()) -> Cost:
-        """Each weight that is not zero is used once a position."""
+        """Each weight that is not zero is used once a position; of a product of activations, each pair of them."""
         return layer.positions * kept_weights(layer, keep_in, keep_out, densities)
 
-    def unit_cost(self, group: ChannelGroup) -> float:
+    def held_cost(self, held: Held) -> float:
         """Biases and norms are not counted."""
         return 0
 
@@ -102,11 +102,11 @@ class Params(_Counted):
 
     def layer_cost(self, layer: Layer, keep_in: Count, keep_out: Count, densities: Densities = ()) -> Cost:
         """Elements of the weight tensor that are not zero."""
-        return kept_weights(layer, keep_in, keep_out, densities)
+        return np.float64(layer.kind != "product") * kept_weights(layer, keep_in, keep_out, densities)
 
-    def unit_cost(self, group: ChannelGroup) -> float:
-        """Biases and the affine parts of norms."""
-        return group.vector_params
+    def held_cost(self, held: Held) -> float:
+        """Biases, the affine parts of norms, and other parameters."""
+        return float(held.trained)
 
 
 class Bytes(_Counted):
@@ -116,7 +116,7 @@ class Bytes(_Counted):
 
     def layer_cost(self, layer: Layer, keep_in: Count, keep_out: Count, densities: Densities = ()) -> Cost:
         """What is saved of the weight tensor: all of it, or what is not zero and where it lies, if that is less."""
-        whole = kept_weights(layer, keep_in, keep_out)
+        whole = np.float64(layer.kind != "product") * kept_weights(layer, keep_in, keep_out)
         dense = whole * layer.itemsize
         if not layer.sparsities or not densities:
             return dense
@@ -130,9 +130,9 @@ class Bytes(_Counted):
             stored = np.minimum(stored, packed)
         return np.asarray(stored)
 
-    def unit_cost(self, group: ChannelGroup) -> float:
+    def held_cost(self, held: Held) -> float:
         """Biases, norms and their statistics."""
-        return group.vector_bytes
+        return held.itemsize if held.stored else 0
 
 
 def model_for(metric: str) -> CostModel | None:

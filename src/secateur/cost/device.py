@@ -13,7 +13,7 @@ import numpy as np
 
 from secateur.cost.analytic import Cost, Densities, picture_bytes, summed
 from secateur.errors import BudgetError
-from secateur.graph import ChannelGroup, Count, Layer, ModelGraph
+from secateur.graph import Count, Held, Layer, ModelGraph
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class DeviceProfile:
         time = rates.ms_per_gmac * macs / 1e9 + rates.ms_per_input_mb * inputs + rates.ms_per_output_mb * outputs
         return np.asarray(time, dtype=np.float64)
 
-    def unit_cost(self, group: ChannelGroup) -> float:
+    def held_cost(self, held: Held) -> float:
         """Norms are folded and activations fused into the layers."""
         return 0
 
@@ -65,4 +65,6 @@ class DeviceProfile:
 
 def kind_of(layer: Layer) -> str:
     """pointwise (1 x 1), conv, depthwise or linear."""
+    if layer.kind in ("product", "transposed"):
+        return "linear" if layer.kind == "product" else "conv"
     return "pointwise" if layer.kind == "conv" and set(layer.kernel) == {1} else layer.kind

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from secateur.cost.analytic import Cost, Densities, kept_weights, picture_bytes, summed
-from secateur.graph import ChannelGroup, Count, Layer, ModelGraph
+from secateur.graph import Count, Held, Layer, ModelGraph
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class EnergyEstimate:
         picojoules = self.pj_per_mac * layer.positions * weights + self.pj_per_byte * moved
         return np.asarray(picojoules * 1e-9, dtype=np.float64)
 
-    def unit_cost(self, group: ChannelGroup) -> float:
+    def held_cost(self, held: Held) -> float:
         """Biases and norms are not counted."""
         return 0
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from secateur.cost.analytic import Bytes, CostModel, Macs, Params, kept_blocks
-from secateur.graph import Counts, Layer, ModelGraph
+from secateur.graph import Counts, Held, Layer, ModelGraph
 from secateur.plan import Costs
 
 Curve = npt.NDArray[np.float64]
@@ -24,34 +26,32 @@ class NetworkCost:
         self.dense = float(model.dense(graph))
         self._curves: dict[tuple[object, ...], Curve] = {}
         self._settled: dict[str, Curve] = {}
-        self._touched: dict[str, list[tuple[Layer, list[tuple[str, int]]]]] = {}
+        self._touched: dict[str, list[tuple[Layer | _Vectors, list[tuple[str, int]]]]] = {}
+        self._vectors = [*_vectors(graph, model)]
         self._whole: dict[str, float] = {}
-        self._units: dict[str, Curve] = {}
         for key in (*graph.group, *graph.sparse):
-            layers = [layer for layer in graph.layers if key in layer.keys]
+            layers: list[Layer | _Vectors] = [layer for layer in graph.layers if key in layer.keys]
+            layers += [each for each in self._vectors if key in each.keys]
             self._touched[key] = [(layer, self._others(layer, key)) for layer in layers]
-            group = graph.group.get(key)
-            self._units[key] = (0.0 if group is None else model.unit_cost(group)) * np.arange(graph.width(key) + 1.0)
-            if group is not None and group.entry:
-                self._units[key][-1] = 0.0  # a layer that picks all of its channels is an ordinary one
 
-    def _others(self, layer: Layer, key: str) -> list[tuple[str, int]]:
+    def _others(self, layer: Layer | _Vectors, key: str) -> list[tuple[str, int]]:
         decided = [*(group.key for group in self.graph.prunable), *self.graph.sparse]
         return [(other, self.graph.width(other)) for other in decided if other in layer.keys - {key}]
 
     def __call__(self, counts: Counts) -> float:
         """Cost with `counts[key]` units left of each group, or levels of each sparsity; those left out stay whole."""
         cost = self.dense
-        for key, count in counts.items():
-            cost += self._units[key][count] - self._units[key][-1]
         for layer in {layer.name: layer for key in counts for layer, _ in self._touched[key]}.values():
             if layer.name not in self._whole:
                 self._whole[layer.name] = float(self._price(layer, {}))
             cost += float(self._price(layer, counts)) - self._whole[layer.name]
         return float(cost)
 
-    def _price(self, layer: Layer, counts: Mapping[str, Any]) -> Any:
+    def _price(self, layer: Layer | _Vectors, counts: Mapping[str, Any]) -> Any:
         """Of one layer: a number, or an array where the counts are arrays."""
+        if isinstance(layer, _Vectors):
+            return layer.price(counts)
+        layer = layer.at(counts)
         sizes = layer.inputs.size(counts), layer.outputs.size(counts)
         return self.model.layer_cost(layer, *sizes, layer.densities(counts))
 
@@ -68,7 +68,7 @@ class NetworkCost:
         """
         if key in self._settled:
             return self._settled[key]
-        total = self._units[key]
+        total: Curve = np.zeros(self.graph.width(key) + 1)
         for layer, others in self._touched[key]:
             near = (layer.name, key, *[counts.get(other, width) for other, width in others])
             curve = self._curves.get(near)
@@ -79,9 +79,40 @@ class NetworkCost:
             self._settled[key] = total
         return total
 
-    def _layer_curve(self, layer: Layer, counts: Counts, key: str) -> Curve:
+    def _layer_curve(self, layer: Layer | _Vectors, counts: Counts, key: str) -> Curve:
         moved = {**counts, key: np.arange(self.graph.width(key) + 1)}
         return np.broadcast_to(self._price(layer, moved), self.graph.width(key) + 1)
+
+
+@dataclass(frozen=True)
+class _Vectors:
+    """Tensors beside the layers' weights that are made of the same sites: biases, norms, embeddings."""
+
+    name: str
+    keys: frozenset[str]
+    elements: tuple[tuple[Held, float], ...]
+    """Each with the cost of one element."""
+    entry: int = 0
+    """Of numbers of picked channels: all that there are. A layer that picks them all is an ordinary one."""
+
+    def price(self, counts: Mapping[str, Any]) -> Any:
+        """A number, or an array where the counts are arrays."""
+        sizes = [(held.size(counts), cost) for held, cost in self.elements]
+        return sum(np.where(size == self.entry, 0.0, size * cost) for size, cost in sizes)
+
+
+def _vectors(graph: ModelGraph, model: CostModel) -> Iterator[_Vectors]:
+    """By the sites that they are made of, as far as they cost anything."""
+    alike: defaultdict[tuple[str, ...], list[tuple[Held, float]]] = defaultdict(list)
+    for held in graph.tensors:
+        if held.layer or not held.groups or not (cost := model.held_cost(held)):
+            continue
+        if graph.group[held.groups[0]].entry:
+            yield _Vectors(held.name, frozenset(held.groups), ((held, cost),), graph.width(held.groups[0]))
+        else:
+            alike[tuple(sorted(held.groups))].append((held, cost))
+    for keys, elements in alike.items():
+        yield _Vectors(f"beside {', '.join(keys)}", frozenset(keys), tuple(elements))
 
 
 class CountedCosts:
@@ -103,7 +134,10 @@ def block_sparsity(graph: ModelGraph, counts: Counts) -> float:
     if not graph.sparse:
         return 0.0
     whole = gone = 0.0
-    for layer in graph.layers:
+    for dense in graph.layers:
+        if dense.kind == "product":
+            continue
+        layer = dense.at(counts)
         sizes = layer.inputs.size(counts), layer.outputs.size(counts)
         weights = float(layer.weights(*sizes))
         whole += weights

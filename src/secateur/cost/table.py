@@ -11,7 +11,7 @@ import numpy as np
 
 from secateur.cost.analytic import Cost, Densities, kept_blocks, kept_weights, summed
 from secateur.errors import BudgetError
-from secateur.graph import ChannelGroup, Count, Layer, ModelGraph
+from secateur.graph import Count, Held, Layer, ModelGraph
 from secateur.runtimes.sessions.grid import Grid, Shape
 
 
@@ -52,6 +52,8 @@ class LayerTable:
 
         Raises BudgetError where no layer of that shape was measured.
         """
+        if layer.kind == "product":
+            return np.zeros(np.broadcast_shapes(np.shape(keep_in), np.shape(keep_out)))  # a part of `fixed`
         grid = self._grids.get(shape_of(layer))
         if grid is None:
             raise BudgetError(
@@ -73,7 +75,7 @@ class LayerTable:
             taken = np.maximum(taken * grid.factor(kind, densities[0]), np.minimum(taken, one))
         return np.asarray(grid.scale * taken * times(layer), dtype=np.float64)
 
-    def unit_cost(self, group: ChannelGroup) -> float:
+    def held_cost(self, held: Held) -> float:
         """Norms are folded and activations fused into the layers."""
         return 0
 

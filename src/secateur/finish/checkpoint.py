@@ -15,12 +15,14 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from secateur.errors import CheckpointError
-from secateur.prune import PICKED, Picking, pick, resize, set_tensor
+from secateur.graph import PICKED, OpenAttention, open_attention
+from secateur.graph.network import says_size
+from secateur.prune import Picking, Restated, pick, restate, set_tensor
 from secateur.run import write_atomically
 from secateur.sparse import Pattern, dense_again, impose, masked_layers, pack, pattern, unpack
 
-CHANNELS = ("in_channels", "out_channels", "groups", "in_features", "out_features", "num_features")
-FORMAT = "secateur-1"
+FORMAT = "secateur-2"
+READ = ("secateur-1", FORMAT)
 
 
 def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
@@ -44,7 +46,10 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
         if packed := pack(tensors[f"{name}.weight"], mask.cpu(), kind):
             del tensors[f"{name}.weight"]
             tensors |= {f"{name}.weight.{part}": tensor.contiguous() for part, tensor in packed.items()}
-    note = {"widths": json.dumps(widths), "shared": json.dumps(shared), "sparse": json.dumps(sparse)}
+    stated = {name: module.stated_sizes for name, module in model.named_modules() if isinstance(module, Restated)}
+    opened = [name for name, module in model.named_modules() if isinstance(module, OpenAttention)]
+    said = {"widths": widths, "shared": shared, "sparse": sparse, "sizes": stated, "opened": opened}
+    note = {key: json.dumps(value) for key, value in said.items()}
     try:
         write_atomically(Path(path), to_bytes(tensors, metadata={"format": FORMAT} | note))
     except OSError as error:
@@ -69,8 +74,15 @@ def _known(seen: dict[Memory, str], name: str, tensor: Tensor) -> bool:
     return seen.setdefault(_memory(tensor), name) != name
 
 
-def _widths(module: nn.Module) -> dict[str, int]:
-    return {name: getattr(module, name) for name in CHANNELS if isinstance(getattr(module, name, None), int)}
+def _widths(module: nn.Module) -> dict[str, int | list[int]]:
+    """The whole numbers of a module, or tuples of them, that say how long something is."""
+    found: dict[str, int | list[int]] = {}
+    for name, value in vars(module).items():
+        if says_size(name) and isinstance(value, int) and not isinstance(value, bool):
+            found[name] = value
+        elif says_size(name) and isinstance(value, tuple) and value and all(type(each) is int for each in value):
+            found[name] = list(value)
+    return found
 
 
 def load(path: str | os.PathLike[str], dense: nn.Module) -> nn.Module:
@@ -84,7 +96,7 @@ def load(path: str | os.PathLike[str], dense: nn.Module) -> nn.Module:
         CheckpointError: the file is missing, damaged, or belongs to another architecture.
     """
     tensors, note = read_tensors(path)
-    if note.get("format") != FORMAT:
+    if note.get("format") not in READ:
         raise CheckpointError(f"{path} was not written by secateur.save; load it into the dense model instead")
     model = copy.deepcopy(dense)
     try:
@@ -92,6 +104,11 @@ def load(path: str | os.PathLike[str], dense: nn.Module) -> nn.Module:
         tensors |= {name: tensors[first] for name, first in shared.items()}
         widths: dict[str, dict[str, int]] = json.loads(note["widths"])
         masks = _unpack(model, tensors, json.loads(note.get("sparse", "{}")))
+        for name in json.loads(note.get("opened", "[]")):
+            attention = model.get_submodule(name)
+            if isinstance(attention, nn.MultiheadAttention):
+                open_attention(attention)
+        _restate(model, json.loads(note.get("sizes", "{}")))
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RuntimeError) as error:
         raise CheckpointError(f"{path} is damaged, or of another architecture ({error}); make it again") from error
     _restore_picks(model, tensors, path)
@@ -169,15 +186,33 @@ def _tie(model: nn.Module, name: str, first: str) -> None:
         parameters[leaf] = parameter
 
 
-def _set_widths(model: nn.Module, widths: Mapping[str, Mapping[str, int]]) -> None:
+def _restate(model: nn.Module, sizes: Mapping[str, Mapping[str, Any]]) -> None:
+    """Make forwards state what they stated. Raises ValueError where the note is none that `save` wrote."""
+    for name, stated in sizes.items():
+        for changes in stated.values():
+            for path, value in changes:
+                if not path or not all(isinstance(step, (int, str)) for step in path):
+                    raise ValueError(f"the sizes of {name} have no place")
+                if not isinstance(value, (int, float)) and not all(isinstance(each, int) for each in value):
+                    raise ValueError(f"the sizes of {name} are no numbers")
+        restate(
+            model.get_submodule(name),
+            {call: [(tuple(path), value) for path, value in changes] for call, changes in stated.items()},
+        )
+
+
+def _set_widths(model: nn.Module, widths: Mapping[str, Mapping[str, int | list[int]]]) -> None:
+    """Give modules the sizes that the file says they have, where they have such a number."""
     for name, module in model.named_modules():
-        own = widths.get(name)
-        if own is not None:
-            for key in CHANNELS:
-                if key in own:
-                    setattr(module, key, own[key])
-        elif isinstance(module, (nn.LayerNorm, nn.GroupNorm, nn.PReLU)) and module.weight is not None:
-            resize(module, len(module.weight), module.weight.shape[-1])
+        for key, value in widths.get(name, {}).items():
+            old = getattr(module, key, None)
+            if says_size(key) and type(old) is int and isinstance(value, int):
+                setattr(module, key, value)
+            elif says_size(key) and isinstance(old, tuple) and isinstance(value, list) and len(old) == len(value):
+                setattr(module, key, tuple(value))
+        shape, weight = getattr(module, "normalized_shape", None), getattr(module, "weight", None)
+        if isinstance(shape, tuple) and isinstance(weight, Tensor):  # files of before did not say it
+            module.normalized_shape = tuple(weight.shape)
 
 
 def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -203,7 +238,7 @@ def trained(path: str | os.PathLike[str], fresh: nn.Module) -> nn.Module:
 
     `fresh` is an untrained network of the dense architecture. Raises CheckpointError.
     """
-    if Path(path).suffix == ".safetensors" and read_tensors(path)[1].get("format") == FORMAT:
+    if Path(path).suffix == ".safetensors" and read_tensors(path)[1].get("format") in READ:
         return load(path, fresh)
     load_weights(fresh, path)
     return fresh

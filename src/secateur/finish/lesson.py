@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from secateur.errors import DataError
 from secateur.finish.settings import FineTune
+from secateur.graph import Inputs
 
 Loss = Callable[..., Tensor]
 """Of an answer and labels, and of the teacher's answer where there is a teacher: a number, the mean over a batch."""
@@ -38,11 +40,11 @@ class Lesson:
         name = None if own is None else getattr(own, "__qualname__", type(own).__qualname__)
         return {"loss": name, "taught": self.teacher is not None}
 
-    def loss(self, answer: Callable[[Tensor], Tensor], inputs: Tensor, labels: Tensor) -> Tensor:
+    def loss(self, answer: Callable[..., Any], inputs: Inputs, labels: Tensor) -> Tensor:
         """Of the student's `answer` to inputs [N, ...], a scalar; a classifier's labels are class indices [N, ...]."""
-        mine = answer(inputs)
+        mine = inputs.run(answer)
         with torch.no_grad():
-            theirs = self.teacher(inputs) if self.teacher is not None else None
+            theirs = inputs.run(self.teacher) if self.teacher is not None else None
         loss = self._classified(mine, labels, theirs) if self._own_loss is None else self._own(mine, labels, theirs)
         return loss + self.settings.feature_weight * self._apart() if self.settings.features else loss
 

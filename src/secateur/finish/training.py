@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 import math
 import warnings
-from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from secateur.errors import CheckpointError, DataError
+from secateur.errors import CheckpointError, DataError, TraceError
 from secateur.finish.lesson import Lesson
 from secateur.finish.processes import Processes
 from secateur.finish.replay import Replay
 from secateur.finish.settings import FineTune, Precision
-from secateur.graph import best_layout, laid_out
+from secateur.graph import Inputs, as_inputs, best_layout, laid_out
 from secateur.run import write_atomically
 from secateur.sparse import hold, hold_gradients
 
@@ -58,7 +58,7 @@ class Training:
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, _cosine(settings, steps))
         self.average = _average(model, settings.averaging)
         self.autocast = _autocast(settings.precision, self.device)
-        self._answer: Callable[[Tensor], Tensor] = torch.compile(model) if settings.compile else model
+        self._answer: Callable[..., Any] = torch.compile(model) if settings.compile else model
         self._replay = Replay(self._learn, self.device) if settings.replay else None
         among.alike(model)
         self._began = _norms(model)
@@ -99,29 +99,34 @@ class Training:
             raise DataError(f"the training loss became {mean}; lower lr (now {self.settings.lr}), or use float32")
         return mean
 
-    def _step(self, inputs: Tensor, labels: Tensor) -> Tensor:
+    def _step(self, inputs: Inputs, labels: Tensor) -> Tensor:
         """One step of the optimiser; this process's part of the batch's mean loss."""
         whole = len(labels)
-        inputs, labels = (self.among.part(x).to(self.device) for x in (inputs, labels))
-        (inputs,) = laid_out((inputs,), self._layout or self._lay_out(inputs[:2]))
-        loss = self._replay(inputs, labels) if self._replay else self._learn(inputs, labels, len(labels) / whole)
+        if self.among.count > 1:
+            inputs = inputs.chosen(self.among.part(torch.arange(len(inputs))))
+        inputs, labels = inputs.to(self.device), self.among.part(labels).to(self.device)
+        inputs = laid_out(inputs, self._layout or self._lay_out(inputs.part(0, 2)))
+        if self._replay:
+            loss = self._replay(inputs.args[0], labels)
+        else:
+            loss = self._learn(inputs, labels, len(labels) / whole)
         if self.average is not None:
             self.average.update_parameters(self.model)
         return loss
 
-    def _lay_out(self, inputs: Tensor) -> torch.memory_format:
+    def _lay_out(self, inputs: Inputs) -> torch.memory_format:
         """Decide, once, how images and weights lie in memory."""
         networks = [self.model, *([self.lesson.teacher] if self.lesson.teacher else [])]
-        layouts = [best_layout(network, (inputs,)) for network in networks] if self.settings.channels_last else []
+        layouts = [best_layout(network, inputs) for network in networks] if self.settings.channels_last else []
         self._layout = torch.channels_last if {*layouts} == {torch.channels_last} else torch.contiguous_format
         for network in (*networks, self.delivered):
             network.to(memory_format=self._layout)  # type: ignore[call-overload]
         return self._layout
 
-    def _learn(self, inputs: Tensor, labels: Tensor, share: float = 1.0) -> Tensor:
+    def _learn(self, inputs: Inputs | Tensor, labels: Tensor, share: float = 1.0) -> Tensor:
         """Go down the gradient of a batch, of which this process has a share; its part of the mean loss before."""
         with self.autocast():
-            loss = self.lesson.loss(self._answer, inputs, labels) * share
+            loss = self.lesson.loss(self._answer, as_inputs(inputs), labels) * share
         self.optimizer.zero_grad()
         loss.backward()
         self.among.sum_gradients(self.model)
@@ -195,11 +200,17 @@ def _norms(model: nn.Module) -> dict[str, float]:
     return {name: float(parameter.detach().float().norm()) for name, parameter in model.named_parameters()}
 
 
-def _labelled(batch: object) -> tuple[Tensor, Tensor]:
+def _labelled(batch: object) -> tuple[Inputs, Tensor]:
     """A batch as it is learnt from. Raises DataError where it is another thing."""
-    if isinstance(batch, (tuple, list)) and len(batch) == 2 and all(isinstance(part, Tensor) for part in batch):
-        return batch[0], batch[1]
-    raise DataError(f"train_batches give a {type(batch).__name__}, not pairs of tensors (inputs, labels)")
+    if isinstance(batch, Mapping) and isinstance(batch.get("labels"), Tensor):
+        return as_inputs({name: value for name, value in batch.items() if name != "labels"}), batch["labels"]
+    if isinstance(batch, (tuple, list)) and len(batch) == 2 and isinstance(batch[1], Tensor):
+        with suppress(TraceError):
+            return as_inputs(batch[0]), batch[1]
+    raise DataError(
+        f"train_batches give a {type(batch).__name__}, not pairs (inputs, labels), nor dicts with labels; inputs are a "
+        "tensor, a tuple or a dict of what the network takes"
+    )
 
 
 def _sgd(trained: list[nn.Parameter], settings: FineTune, device: torch.device) -> torch.optim.Optimizer:

@@ -1,29 +1,50 @@
-"""WHAT THE NETWORK IS: layers, channel groups, and how they are read from a model."""
+"""WHAT THE NETWORK IS: its axes, layers and sites, and how they are read from a model."""
 
+from secateur.graph.attention import OpenAttention, open_attention, opened
 from secateur.graph.count import count_costs
-from secateur.graph.coupling import BATCH_NORMS
-from secateur.graph.entries import entries_named, entries_of, with_entries
-from secateur.graph.forward import computes_more, first_input, watch
-from secateur.graph.graph import ChannelGroup, Count, Counts, Extent, Layer, ModelGraph, Side, Slice, Sparsity
+from secateur.graph.entries import PICKED, entries_named, entries_of, with_entries
+from secateur.graph.extent import Extent, Index, Kept
+from secateur.graph.follow import plain_kernels
+from secateur.graph.forward import BATCH_NORMS, computes_more, first_input, watch
+from secateur.graph.graph import ChannelGroup, Count, Counts, Held, Layer, ModelGraph, Side, Slice, Sparsity
+from secateur.graph.inputs import Example, Inputs, as_inputs, joined, positional
 from secateur.graph.layout import best_layout, laid_out
+from secateur.graph.masked import Masked
+from secateur.graph.network import with_reasons
 from secateur.graph.operations import OperationLog
-from secateur.graph.private import Example, as_inputs, private_copy
+from secateur.graph.private import private_copy
+from secateur.graph.scope import Scope
+from secateur.graph.sizes import Attribute, Calls, Path, StatedSize, argument, kind_of, name_of
 from secateur.graph.sparsity import may_be_sparse, sparsities_named, with_sparsity
-from secateur.graph.trace import trace
+from secateur.graph.trace import Traced, follow, trace
 
 __all__ = [
     "BATCH_NORMS",
+    "PICKED",
+    "Attribute",
+    "Calls",
     "ChannelGroup",
     "Count",
     "Counts",
     "Example",
     "Extent",
+    "Held",
+    "Index",
+    "Inputs",
+    "Kept",
     "Layer",
+    "Masked",
     "ModelGraph",
+    "OpenAttention",
     "OperationLog",
+    "Path",
+    "Scope",
     "Side",
     "Slice",
     "Sparsity",
+    "StatedSize",
+    "Traced",
+    "argument",
     "as_inputs",
     "best_layout",
     "computes_more",
@@ -31,12 +52,21 @@ __all__ = [
     "entries_named",
     "entries_of",
     "first_input",
+    "follow",
+    "joined",
+    "kind_of",
     "laid_out",
     "may_be_sparse",
+    "name_of",
+    "open_attention",
+    "opened",
+    "plain_kernels",
+    "positional",
     "private_copy",
     "sparsities_named",
     "trace",
     "watch",
     "with_entries",
+    "with_reasons",
     "with_sparsity",
 ]

@@ -6,16 +6,16 @@ import copy
 import warnings
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from secateur.graph.coupling import PRODUCERS
-from secateur.graph.private import Example, as_inputs
+from secateur.graph.forward import PRODUCERS
+from secateur.graph.inputs import Example, Inputs, as_inputs
 from secateur.plan import Costs
 from secateur.sparse import dense_again, masked_layers, stored_bytes
 
 
-def count_costs(model: nn.Module, example_input: Example) -> Costs:
+def count_costs(model: nn.Module, example_input: Example | Inputs) -> Costs:
     """Count one example's costs on a built network, independently of any graph.
 
     MACs are half of what `torch.utils.flop_counter` counts on the meta device (it also sees attention); a model
@@ -26,12 +26,13 @@ def count_costs(model: nn.Module, example_input: Example) -> Costs:
     private = copy.deepcopy(model).eval()
     try:
         with torch.device("meta"):
-            flops = _flops(private.to("meta"), tuple(x.to("meta") for x in inputs))
+            flops = _flops(private.to("meta"), inputs.map(lambda x: x.to("meta")))
     except Exception:
         flops = _flops(copy.deepcopy(model).eval(), inputs)
     total = flops.pop("Global", 0)
     params = sum(parameter.numel() for parameter in model.parameters())
-    size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+    state = {(x.data_ptr(), x.shape, x.stride()): x for x in model.state_dict().values()}  # tied weights are saved once
+    size = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
     blocks = 0
     for name, layer, mask, pattern in masked_layers(model):
         weight, gone = layer.get_parameter("weight"), int((~mask).sum())
@@ -40,13 +41,13 @@ def count_costs(model: nn.Module, example_input: Example) -> Costs:
         size -= max(weight.nbytes - stored_bytes(weight, mask, pattern), 0)
         blocks += pattern.skipped(mask.flatten(1))
     layers = sum(module.weight.numel() for module in model.modules() if isinstance(module, PRODUCERS))
-    return Costs(total // 2 // len(inputs[0]), params, size, block_sparsity=blocks / max(layers, 1))
+    return Costs(total // 2 // len(inputs), params, size, block_sparsity=blocks / max(layers, 1))
 
 
-def _flops(model: nn.Module, inputs: tuple[Tensor, ...]) -> dict[str, int]:
+def _flops(model: nn.Module, inputs: Inputs) -> dict[str, int]:
     """By the name of the module, after that of the network; the whole is called Global."""
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model(*inputs)
+        inputs.run(model)
     return {name: sum(by_kind.values()) for name, by_kind in counter.get_flop_counts().items()}

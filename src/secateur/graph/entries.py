@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 import numpy as np
 
-from secateur.graph.graph import ChannelGroup, Extent, Layer, ModelGraph, Slice
+from secateur.graph.extent import site
+from secateur.graph.graph import ChannelGroup, Held, Layer, ModelGraph, Slice
+from secateur.graph.sizes import Attribute
 
 SUFFIX = ":in"
 """Of the key of a group that is one layer's own input channels."""
+PICKED = "picked"
+"""Name of the buffer that holds the channels."""
 
 
 def entries_of(graph: ModelGraph, whole: Callable[[ChannelGroup], object]) -> tuple[str, ...]:
@@ -41,20 +45,33 @@ def with_entries(graph: ModelGraph, names: tuple[str, ...]) -> ModelGraph:
     groups = [*entries.values(), *(_without(group, entries) for group in graph.groups)]
     groups.sort(key=lambda group: rank[group.layers[0]])  # a layer's inputs come before its outputs
     layers = tuple(
-        replace(layer, inputs=Extent(0, ((entries[layer.name].key, 1, layer.in_channels),)))
-        if layer.name in entries
-        else layer
+        replace(layer, inputs=site(entries[layer.name].key, layer.in_channels)) if layer.name in entries else layer
         for layer in graph.layers
     )
-    return ModelGraph(layers, tuple(groups), graph.dense)
+    said = [each for each in graph.attributes if each.module not in entries or each.name != "in_channels"]
+    said += [Attribute(name, "in_channels", (site(group.key, group.width),)) for name, group in entries.items()]
+    return replace(
+        graph, layers=layers, groups=tuple(groups), tensors=tuple(_tensors(graph, entries)), attributes=tuple(said)
+    )
+
+
+def _tensors(graph: ModelGraph, entries: dict[str, ChannelGroup]) -> Iterator[Held]:
+    """The weights of the layers by what they pick; and the numbers of what is picked, 64 bits each."""
+    for held in graph.tensors:
+        if held.layer not in entries:
+            yield held
+            continue
+        group = entries[held.layer]
+        picks = site(group.key, group.width)
+        yield replace(held, extents=(held.extents[0], picks, *held.extents[2:]))
+        yield Held(f"{held.layer}.{PICKED}", (picks,), 8, trained=False)
 
 
 def _may_pick(layer: Layer) -> bool:
-    return layer.kind == "conv" and layer.groups == 1 and layer.once and bool(layer.inputs.parts)
+    return layer.kind == "conv" and layer.groups == 1 and layer.once and bool(layer.inputs.groups)
 
 
 def _entry(layer: Layer) -> ChannelGroup:
-    """What it holds beside weights are the numbers of the channels that it picks, 64 bits each."""
     index = np.arange(layer.in_channels)[:, None]
     return ChannelGroup(
         key=layer.name + SUFFIX,
@@ -62,9 +79,8 @@ def _entry(layer: Layer) -> ChannelGroup:
         slices=(Slice(layer.name, "in", index),),
         producers=(),
         consumers=(layer.name,),
-        vector_params=0,
-        vector_bytes=8,
         fixed="" if layer.in_channels > 1 else "a single channel",
+        entry=True,
     )
 
 

@@ -13,10 +13,13 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from secateur.errors import TraceError
-from secateur.graph.coupling import BATCH_NORMS, CUTTABLE, PRODUCERS
+from secateur.graph.inputs import Inputs
 from secateur.graph.operations import OperationLog, Value
 
-KNOWN = {each.forward for each in CUTTABLE}
+PRODUCERS = (nn.Conv1d, nn.Conv2d, nn.Linear)
+"""What a refit knows how to fit."""
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+KNOWN = {each.forward for each in (*PRODUCERS, *BATCH_NORMS)}
 
 
 def computes_more(module: nn.Module) -> bool:
@@ -46,7 +49,7 @@ class Calls:
     """Linear layers with [N, tokens, features] outputs: a batch norm on them goes by token, not by feature."""
 
 
-def watch(model: nn.Module, inputs: tuple[Tensor, ...]) -> Calls:
+def watch(model: nn.Module, inputs: Inputs) -> Calls:
     """Run the model once and note what its layers see. Raises TraceError where it does not run."""
     calls = Calls()
     log = OperationLog(model, keep_sums=True)
@@ -69,11 +72,10 @@ def watch(model: nn.Module, inputs: tuple[Tensor, ...]) -> Calls:
     with torch.no_grad(), _hooked(model, hook):
         try:
             with log:
-                log.readers.update(log.maker(x) for x in tree_leaves(model(*inputs)) if isinstance(x, Tensor))
+                log.readers.update(log.maker(x) for x in tree_leaves(inputs.run(model)) if isinstance(x, Tensor))
         except Exception as error:
-            shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
             raise TraceError(
-                f"{type(model).__name__} does not run on the example input of shape {shapes}: "
+                f"{type(model).__name__} does not run on the example input of shape {inputs.shapes()}: "
                 f"{type(error).__name__}: {error}"
             ) from error
     _follow(calls, log, outputs, norms)

@@ -4,41 +4,25 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from secateur.graph.extent import Extent, Index, whole
 from secateur.graph.operations import Value
+from secateur.graph.sizes import Attribute, StatedSize
 from secateur.plan import Costs
 from secateur.sparse import Pattern
 
 Side = Literal["in", "out"]
-Index = npt.NDArray[np.int64]
+Kind = Literal["conv", "depthwise", "transposed", "linear", "product"]
 Count = int | npt.NDArray[np.int64]
 """A number of units or channels, or an array of such numbers to be priced at once."""
 Counts = Mapping[str, int]
 """Group key -> units kept. A group that is absent is kept whole."""
-
-
-@dataclass(frozen=True)
-class Extent:
-    """How long one side of a layer is: `fixed` channels, and `per_unit` for each unit kept of some groups."""
-
-    fixed: int
-    parts: tuple[tuple[str, int, int], ...] = ()
-    """(group key, channels of this side per unit, width of the group)"""
-
-    def size(self, counts: Mapping[str, Any]) -> Any:
-        """Channels left on this side: a number, or an array where the counts are arrays."""
-        return self.fixed + sum(counts.get(key, width) * per_unit for key, per_unit, width in self.parts)
-
-    @property
-    def groups(self) -> tuple[str, ...]:
-        """Keys of the groups that this side is made of."""
-        return tuple(key for key, _, _ in self.parts)
 
 
 @dataclass(frozen=True)
@@ -56,10 +40,11 @@ class Sparsity:
 
 @dataclass(frozen=True)
 class Layer:
-    """Facts of one weighted operation, in the order of the forward pass.
+    """Facts of one sum of products, in the order of the forward pass: by a weight, or (`product`) of two activations.
 
-    `positions` is how many times each weight is used for one example, so MACs = positions * weights. `once` says
-    that the layer runs once in a forward pass, on one row of its input for each example, as its class in torch does.
+    `positions` is how many times each weight is used for one example, and `repeats` how many times more, where that
+    can be cut (heads): MACs = positions * repeats * weights. `once` says that the layer runs once in a forward pass, on
+    one row of its input for each example, as its class in torch does. `split` are the groups of a grouped convolution.
     `norm` names the batch norm that alone reads this layer's output. Where the output then runs into a residual
     sum, `shortcut` names the value that is added to it.
     `sparsities` are there where a plan may thin the weights out, the coarser first: blocks leave, then single weights
@@ -67,22 +52,33 @@ class Layer:
     """
 
     name: str
-    kind: Literal["conv", "depthwise", "linear"]
+    kind: Kind
     in_channels: int
     out_channels: int
     kernel: tuple[int, ...]
     stride: int
     groups: int
-    in_hw: tuple[int, int]
-    out_hw: tuple[int, int]
+    in_hw: tuple[int, ...]
+    out_hw: tuple[int, ...]
     positions: int
     itemsize: int
     inputs: Extent
     outputs: Extent
+    split: Extent = whole(1)  # noqa: RUF009  # frozen
+    repeats: Extent = whole(1)  # noqa: RUF009  # frozen
+    weight: str = ""
+    """The parameter; empty for a product of activations."""
     once: bool = field(default=True, repr=False)
     norm: str | None = None
     shortcut: Value | None = None
     sparsities: tuple[Sparsity, ...] = field(default=(), repr=False)
+
+    def at(self, counts: Mapping[str, Any]) -> Layer:
+        """The layer with as many groups, and run as often, as these counts leave (arrays, where those are)."""
+        if not self.split.groups and not self.repeats.groups:
+            return self
+        often = self.repeats.size(counts) * (self.positions // self.repeats.length)
+        return replace(self, groups=self.split.size(counts), positions=often)
 
     def densities(self, counts: Counts | Mapping[str, Any]) -> tuple[Any, ...]:
         """What each of the sparsities keeps of what those before it have left: numbers, or arrays."""
@@ -96,7 +92,8 @@ class Layer:
     @property
     def keys(self) -> frozenset[str]:
         """Of all that a plan decides about this layer."""
-        return frozenset((*self.inputs.groups, *self.outputs.groups, *(each.key for each in self.sparsities)))
+        extents = (self.inputs, self.outputs, self.split, self.repeats)
+        return frozenset((*(key for each in extents for key in each.groups), *(each.key for each in self.sparsities)))
 
     def weights(self, keep_in: Any, keep_out: Any) -> Any:
         """Elements of the weight tensor once `keep_in` input and `keep_out` output channels are left (or arrays)."""
@@ -124,19 +121,44 @@ class Layer:
 
 @dataclass(frozen=True, eq=False)
 class Slice:
-    """Where the units of a group lie on one side of one module: `index[u]` are the positions of unit u."""
+    """Where the units of a group lie on one side of one layer: `index[u]` are the positions of unit u."""
 
     module: str
     side: Side
     index: Index
 
 
+@dataclass(frozen=True)
+class Held:
+    """One parameter or buffer: what each of its dimensions is made of, and what it takes."""
+
+    name: str
+    extents: tuple[Extent, ...]
+    itemsize: int
+    trained: bool
+    stored: bool = True
+    """Whether it is saved with the network."""
+    layer: str = ""
+    """The layer whose weight it is, if it is one."""
+
+    @cached_property
+    def groups(self) -> tuple[str, ...]:
+        """Keys of the sites that any dimension is made of."""
+        return tuple(dict.fromkeys(key for extent in self.extents for key in extent.groups))
+
+    def size(self, counts: Mapping[str, Any]) -> Any:
+        """Elements left: a number, or an array where the counts are arrays."""
+        size: Any = 1
+        for extent in self.extents:
+            size = size * extent.size(counts)
+        return size
+
+
 @dataclass(frozen=True, eq=False)
 class ChannelGroup:
-    """Channels coupled by residuals, concatenations, depthwise or grouped convolutions and norms.
+    """One site: what may go unit by unit, in every tensor at once (channels of a stream, attention heads, ...).
 
-    A unit is the smallest set of channels that can be cut. `vector_params` and `vector_bytes` are what one
-    unit holds beside weight matrices: biases, and norms with their statistics. `fixed` says why the group
+    A unit is the smallest set of channels that can be cut. `role` says what the units are. `fixed` says why the group
     has to stay whole; it is empty where the group can be pruned.
     """
 
@@ -145,15 +167,13 @@ class ChannelGroup:
     slices: tuple[Slice, ...]
     producers: tuple[str, ...]
     consumers: tuple[str, ...]
-    vector_params: int
-    vector_bytes: int
+    role: str = "channels"
     stream: bool = False
+    mixed: str = ""
+    """The operation over the group, such as a layer norm, by which what is left changes too."""
     fixed: str = ""
-
-    @property
-    def entry(self) -> bool:
-        """Whether it is one layer's choice of its own input channels (see `entries`)."""
-        return not self.producers
+    entry: bool = False
+    """Whether it is one layer's choice of its own input channels (see `entries`)."""
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -163,16 +183,31 @@ class ChannelGroup:
 
 @dataclass(frozen=True, eq=False)
 class ModelGraph:
-    """The traced network: layers and groups in forward order, and the dense costs of one example."""
+    """The traced network: layers and groups in forward order, its tensors, and the dense costs of one example."""
 
     layers: tuple[Layer, ...]
     groups: tuple[ChannelGroup, ...]
     dense: Costs
+    tensors: tuple[Held, ...] = ()
+    attributes: tuple[Attribute, ...] = ()
+    sizes: tuple[StatedSize, ...] = ()
+    norms: tuple[tuple[str, str, int], ...] = ()
+    """Of weights of given norms: the parameter of the norms, that of the directions, and the dimension between."""
+
+    @property
+    def stated_alone(self) -> tuple[Attribute, ...]:
+        """The attributes that torch's own modules have; others are found by their names and values."""
+        return tuple(each for each in self.attributes if not each.guessed)
 
     @cached_property
     def layer(self) -> Mapping[str, Layer]:
         """Layers by name."""
         return {layer.name: layer for layer in self.layers}
+
+    @cached_property
+    def tensor(self) -> Mapping[str, Held]:
+        """Parameters and buffers by name."""
+        return {held.name: held for held in self.tensors}
 
     @cached_property
     def group(self) -> Mapping[str, ChannelGroup]:
@@ -209,6 +244,5 @@ class ModelGraph:
         digest = hashlib.sha256(repr((self.layers, self.dense)).encode())
         for group in self.groups:
             digest.update(f"{group.key} {group.width} {bool(group.fixed)}".encode())
-            for part in group.slices:
-                digest.update(f"{part.module} {part.side}".encode() + part.index.tobytes())
+        digest.update(repr(self.tensors).encode())
         return digest.hexdigest()[:16]

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from secateur.graph.inputs import Inputs
 from secateur.graph.private import private_copy
 
 
-def laid_out(inputs: Sequence[Tensor], layout: torch.memory_format) -> tuple[Tensor, ...]:
+def laid_out(inputs: Inputs, layout: torch.memory_format) -> Inputs:
     """The inputs, of which images [N, C, H, W] are laid out so."""
-    return tuple(_image(x, layout) if x.dim() == 4 else x for x in inputs)
+    return inputs.map(lambda x: _image(x, layout) if x.dim() == 4 else x)
 
 
 def _image(x: Tensor, layout: torch.memory_format) -> Tensor:
@@ -23,7 +24,7 @@ def _image(x: Tensor, layout: torch.memory_format) -> Tensor:
     return x.reshape(-1).view(x.shape)  # `contiguous` leaves one channel as it is, whose strides kernels go by
 
 
-def best_layout(network: nn.Module, inputs: Sequence[Tensor]) -> torch.memory_format:
+def best_layout(network: nn.Module, inputs: Inputs) -> torch.memory_format:
     """Channels-last, unless the network's forward takes a `view` of a feature map that is none of one laid out so, or
     tensors of it have five dimensions, which `Module.to` cannot lay out.
 
@@ -33,7 +34,7 @@ def best_layout(network: nn.Module, inputs: Sequence[Tensor]) -> torch.memory_fo
         return torch.contiguous_format
     try:
         with torch.no_grad(), torch.random.fork_rng([]), _ViewsTried():
-            private_copy(network).requires_grad_(False)(*laid_out(inputs, torch.contiguous_format))
+            laid_out(inputs, torch.contiguous_format).run(private_copy(network).requires_grad_(False))
     except RuntimeError:
         return torch.contiguous_format
     return torch.channels_last

@@ -88,7 +88,7 @@ class OperationLog(TorchDispatchMode):
     @contextmanager
     def paused(self) -> Iterator[None]:
         """For a while, name nothing: what runs is not the network's own, and runs at full speed."""
-        with _disable_current_modes():
+        with _disable_current_modes(), torch._C.DisableTorchFunction():
             yield
 
     def __torch_dispatch__(

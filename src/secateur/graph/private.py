@@ -1,30 +1,16 @@
-"""A model and its example, made ready to be looked at without touching what the caller owns."""
+"""A model made ready to be looked at without touching what the caller owns."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from secateur.errors import TraceError
-
-Example = Tensor | Sequence[Tensor]
-
-
-def as_inputs(example_input: Example) -> tuple[Tensor, ...]:
-    """The positional arguments of the model's forward pass."""
-    inputs = (example_input,) if isinstance(example_input, Tensor) else example_input
-    if (
-        not isinstance(inputs, Sequence)
-        or not inputs
-        or not all(isinstance(x, Tensor) and x.dim() > 0 and len(x) > 0 for x in inputs)
-    ):
-        raise TraceError("the example input is a tensor with a batch dimension, or a tuple of such tensors")
-    return tuple(x.detach() for x in inputs)
+from secateur.graph.attention import opened
 
 
 def private_copy(model: nn.Module) -> nn.Module:
@@ -43,7 +29,7 @@ def private_copy(model: nn.Module) -> nn.Module:
         module._backward_hooks.clear()
     for parameter in private.parameters():
         parameter.requires_grad_(parameter.is_floating_point())
-    return private
+    return opened(private)
 
 
 def _callers_hooks(model: nn.Module) -> list[tuple[nn.Module, dict[int, Any], int]]:

@@ -1,21 +1,54 @@
-"""Model + example input -> layers with shapes, and coupled channel groups. The model itself is never touched."""
+"""Model + example input -> layers with shapes, and the sites that can be cut. The model itself is never touched."""
 
 from __future__ import annotations
 
+import copy
 import warnings
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from secateur.errors import TraceError
+from secateur.graph.axes import Axis
 from secateur.graph.count import count_costs
-from secateur.graph.coupling import PRODUCERS, couple
+from secateur.graph.extent import Kept
+from secateur.graph.follow import Follower, Record, plain_kernels
 from secateur.graph.forward import watch
 from secateur.graph.graph import ModelGraph
-from secateur.graph.grouping import describe_layer, group_channels
-from secateur.graph.private import Example, as_inputs, hooked_by_caller, private_copy
+from secateur.graph.inputs import Example, Inputs, as_inputs, joined
+from secateur.graph.network import Keys, attributes, describe, spoken, stated_sizes
+from secateur.graph.private import hooked_by_caller, private_copy
+from secateur.graph.sizes import Recorder, Statement
 from secateur.sparse import masked_layers
+
+
+@dataclass
+class Traced:
+    """A network that was followed: its graph, and what a proof needs to run it again in the same way."""
+
+    graph: ModelGraph
+    model: nn.Module
+    """A private copy, in double precision where it runs so."""
+    inputs: Inputs
+    """Of noise where the network takes it, else the example."""
+    record: Record
+    keys: Keys
+
+    def alive(self, kept: Kept) -> Callable[[Axis], Tensor | None]:
+        """Masks [size] of the members of axes that are left; None where all are."""
+
+        def mask(axis: Axis) -> Tensor | None:
+            extent = self.keys.extent(axis)
+            if not set(extent.groups) & set(kept):
+                return None
+            return torch.zeros(extent.length, dtype=torch.bool).index_fill_(
+                0, torch.from_numpy(extent.alive(kept)), True
+            )
+
+        return mask
 
 
 def trace(model: nn.Module, example_input: Example) -> ModelGraph:
@@ -24,29 +57,108 @@ def trace(model: nn.Module, example_input: Example) -> ModelGraph:
     Works on a private copy: weights, mode, `requires_grad` and hooks of the caller's model stay as they are.
     Raises TraceError where the model does not run, cannot be followed, or has nothing that can be pruned.
     """
+    return follow(model, example_input).graph
+
+
+def follow(model: nn.Module, example_input: Example) -> Traced:
+    """The same, with what a proof needs."""
     with torch.inference_mode(False):
         # In plain order: other layouts turn views into copies, and the channels could not be followed through them.
-        inputs = tuple(x.clone(memory_format=torch.contiguous_format) for x in as_inputs(example_input))
-        private = private_copy(model)
+        inputs = as_inputs(example_input).map(lambda x: x.clone(memory_format=torch.contiguous_format))
+        private = private_copy(model).requires_grad_(False)
         private.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         _refuse_broken_weights(private)
-        _refuse_computed_weights(private)
         _refuse_sparse_weights(private)
         _tell_of_hooks(model)
         inputs = _several(private, inputs)
         calls = watch(private, inputs)
-        coupling = couple(private, inputs)
-    shared = _shared(private)
-    for place in (place for unit in coupling.units for place in unit if place[0] in shared):
-        coupling.blocked[place] = f"{place[0]} shares its weights with {shared[place[0]]}"
-    groups, owners = group_channels(private, coupling, calls)
-    layers = tuple(describe_layer(name, private, calls, owners, len(inputs[0])) for name in calls.order)
-    layers = tuple(replace(layer, once=layer.once and layer.name not in shared) for layer in layers)
-    graph = ModelGraph(layers, groups, count_costs(private, inputs))
+        dense = count_costs(private, inputs)
+        itemsizes = {name: x.element_size() for name, x in (*private.named_parameters(), *private.named_buffers())}
+        precise, values = _precise(private, inputs)
+        follower, statements = _followed(precise, values)
+    described = describe(follower, calls, len(inputs), itemsizes)
+    stated = stated_sizes(statements, described.keys)
+    said = attributes(precise, follower, described.layers, described.keys)
+    graph = ModelGraph(
+        described.layers, described.groups, dense, described.tensors,
+        (*said, *spoken(precise, stated, said)), stated, tuple(dict.fromkeys(follower.record.norms)),
+    )  # fmt: skip
     if not graph.prunable:
-        reasons = "; ".join(f"{group.key}: {group.fixed}" for group in groups[:5]) or "it has no such layers"
+        reasons = "; ".join(f"{group.key}: {group.fixed}" for group in graph.groups[:5]) or "it has no such layers"
         raise TraceError(f"nothing of {type(model).__name__} can be pruned ({reasons})")
-    return graph
+    return Traced(graph, precise, values, follower.record, described.keys)
+
+
+def _followed(model: nn.Module, inputs: Inputs) -> tuple[Follower, Sequence[Statement]]:
+    """One pass, and what the parameters that it leaves out may hang on."""
+    follower = Follower(model)
+    recorder = Recorder(follower.axes_of, follower.calls)
+    follower.give(inputs.tensors)
+    with torch.no_grad(), torch.random.fork_rng([]), plain_kernels(), follower, recorder:
+        outputs = inputs.run(model)
+    follower.take(outputs)
+    _watch_training(follower, inputs)
+    _leave_what_did_not_run(follower)
+    for tensor in follower.names.values():
+        for axis in follower.axes[tensor]:
+            axis.fix_squares()
+    return follower, recorder.statements
+
+
+def _watch_training(follower: Follower, inputs: Inputs) -> None:
+    """Follow layers that run in training alone, as far as the forward goes with these inputs."""
+    model, left_out = follower.model, [name for name in follower.names if name not in follower.touched]
+    if all(sum(size > 1 for size in follower.names[name].shape) < 2 for name in left_out):
+        return
+    record, buffers = follower.record, {name: x.clone() for name, x in model.named_buffers()}
+    follower.record = Record()
+    try:
+        with torch.no_grad(), torch.random.fork_rng([]), plain_kernels(), follower:
+            outputs = inputs.run(model.train())
+        follower.take(outputs)
+    except Exception:  # it takes labels, or other inputs
+        pass
+    finally:
+        follower.record = record
+        model.eval()
+        for name, x in model.named_buffers():
+            x.copy_(buffers[name])
+
+
+def _leave_what_did_not_run(follower: Follower) -> None:
+    """Layers that the pass leaves out (auxiliary heads, other methods) may read any axis of their size."""
+    for name, tensor in follower.names.items():
+        if name in follower.touched:
+            continue
+        for axis in follower.axes[tensor]:
+            axis.fix("the example does not reach it")
+        if sum(size > 1 for size in tensor.shape) < 2:
+            continue
+        sizes = set(tensor.shape[:2])
+        for other in follower.touched:
+            for axis in follower.axes[follower.names[other]]:
+                if axis.size in sizes and not axis.is_fixed:
+                    axis.fix(f"{name} may hang on it, which the example does not reach")
+
+
+def _precise(model: nn.Module, example: Inputs) -> tuple[nn.Module, Inputs]:
+    """The model and noise of the example's sizes in double precision, where it runs so: a forward may make tensors of
+    its own, or take what lies in some range alone."""
+    generator = torch.Generator().manual_seed(0)  # the caller's random numbers are not touched
+    noise = example.map(
+        lambda x: torch.randn(x.shape, generator=generator).to(x) if x.is_floating_point() else x.clone()
+    )
+    double = copy.deepcopy(model).double()
+    for network, inputs in ((double, noise), (double, example), (model, noise)):
+        as_it = inputs.map(lambda x, wide=network is double: x.double() if wide and x.is_floating_point() else x)  # type: ignore[misc]
+        try:
+            with torch.no_grad(), torch.random.fork_rng([]), plain_kernels():
+                answers = [x for x in tree_leaves(as_it.run(network)) if isinstance(x, Tensor)]
+        except Exception:
+            continue
+        if all(bool(x.isfinite().all()) for x in answers):
+            return network, as_it
+    return model, example
 
 
 def _tell_of_hooks(model: nn.Module) -> None:
@@ -56,18 +168,18 @@ def _tell_of_hooks(model: nn.Module) -> None:
         warnings.warn(
             f"{name or type(model).__name__} has forward hooks, which a pruned network does not have: if they "
             "change what it answers, let its forward do that",
-            stacklevel=4,
+            stacklevel=5,
         )
 
 
-def _several(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def _several(model: nn.Module, inputs: Inputs) -> Inputs:
     """One example twice, where the network takes two: `squeeze` takes the batch away from one alone."""
-    if any(len(x) != 1 for x in inputs):
+    if len(inputs) != 1 or any(len(x) != 1 for x in inputs.tensors):
         return inputs
-    twice = tuple(torch.cat((x, x)) for x in inputs)
+    twice = joined([inputs, inputs])
     try:
         with torch.no_grad():
-            model(*twice)
+            twice.run(model)
     except Exception:  # it is made for one at a time
         return inputs
     return twice
@@ -80,16 +192,6 @@ def _refuse_broken_weights(model: nn.Module) -> None:
             raise TraceError(f"{name} of {type(model).__name__} is not finite (NaN or infinity): give whole weights")
 
 
-def _refuse_computed_weights(model: nn.Module) -> None:
-    for name, module in model.named_modules():
-        if isinstance(module, PRODUCERS) and "weight" not in module._parameters:
-            raise TraceError(
-                f"{name} computes its weight (spectral_norm, weight_norm, a pruning mask); make it a plain parameter "
-                "first, with the function of torch.nn.utils that removes what it added, such as "
-                "parametrize.remove_parametrizations"
-            )
-
-
 def _refuse_sparse_weights(model: nn.Module) -> None:
     names = [name for name, *_ in masked_layers(model)]
     if names:
@@ -97,15 +199,3 @@ def _refuse_sparse_weights(model: nn.Module) -> None:
             f"{names[0]} is sparse already, as {len(names)} layers are, and cannot be pruned once more: take the "
             "network from before, and let one search choose channels and weights together"
         )
-
-
-def _shared(model: nn.Module) -> dict[str, str]:
-    """Modules that share a parameter with another module, and the name of that one."""
-    owner: dict[Tensor, str] = {}
-    shared: dict[str, str] = {}
-    for name, module in model.named_modules():
-        for parameter in module.parameters(recurse=False):
-            other = owner.setdefault(parameter, name)
-            if other != name:
-                shared |= {name: other, other: name}
-    return shared

@@ -14,7 +14,7 @@ from secateur import zoo
 from secateur.data import Dataset, TrainBatches, load_dataset, split
 from secateur.errors import JobError, SecateurError
 from secateur.finish import FineTune, Lesson, trained
-from secateur.graph import private_copy
+from secateur.graph import as_inputs, private_copy
 from secateur.job.words import Job, ModelJob, imported
 
 LOOKED_AT = 32
@@ -113,7 +113,7 @@ def check_training(student: nn.Module, teacher: nn.Module, tune: FineTune, image
     student = private_copy(student).train()
     with torch.no_grad(), torch.random.fork_rng([]), closing(Lesson(student, teacher, tune)) as lesson:
         try:
-            lesson.loss(student, images[:2], labels[:2])
+            lesson.loss(student, as_inputs(images[:2]), labels[:2])
         except SecateurError:
             raise
         except Exception as error:  # of a network that is not ours, anything

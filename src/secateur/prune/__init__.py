@@ -1,27 +1,27 @@
 """HOW A PLAN IS APPLIED: channel choice, cutting, least-squares refit, proof."""
 
 from secateur.prune.calibration import Batch, Calibration
-from secateur.prune.cut import Cutter, Kept, resize, set_tensor
-from secateur.prune.entry import PICKED, Picking, pick
+from secateur.prune.cut import Cutter, set_attributes, set_sizes, set_tensor, ties
+from secateur.prune.entry import Picking, pick
 from secateur.prune.fold import fold_norms
 from secateur.prune.order import Criterion, Order, Orders
 from secateur.prune.proof import prove
 from secateur.prune.pruner import Pruner, PruneSettings, counts_of_plan, shaped
 from secateur.prune.recalibrate import disagreement, recalibrate
+from secateur.prune.restate import Restated, restate
 from secateur.prune.sequence import SequentialRefit
 
 __all__ = [
-    "PICKED",
     "Batch",
     "Calibration",
     "Criterion",
     "Cutter",
-    "Kept",
     "Order",
     "Orders",
     "Picking",
     "PruneSettings",
     "Pruner",
+    "Restated",
     "SequentialRefit",
     "counts_of_plan",
     "disagreement",
@@ -29,7 +29,10 @@ __all__ = [
     "pick",
     "prove",
     "recalibrate",
-    "resize",
+    "restate",
+    "set_attributes",
+    "set_sizes",
     "set_tensor",
     "shaped",
+    "ties",
 ]

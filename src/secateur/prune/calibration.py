@@ -3,80 +3,114 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from secateur.errors import DataError
-from secateur.graph import Layer, laid_out
+from secateur.graph import Inputs, Layer, joined, laid_out
 from secateur.prune.entry import picked_inputs
 
-Batch = Tensor | Sequence[Tensor]
+Batch = Tensor | Sequence[Any] | Mapping[str, Any] | Inputs
 
 
 @dataclass(frozen=True)
 class Calibration:
     """The model's inputs for some hundreds of unlabelled examples, held in memory."""
 
-    inputs: tuple[Tensor, ...]
+    inputs: Inputs
 
     @classmethod
-    def gather(cls, batches: Iterable[Batch], example: Sequence[Tensor], most: int = 2000) -> Calibration:
+    def gather(cls, batches: Iterable[Batch], example: Inputs, most: int = 2000) -> Calibration:
         """Collect up to `most` examples from batches of inputs, or of (inputs, labels), of the example's sizes.
 
-        Where layers are looked at follows from those. Raises DataError on none.
+        Where the example is a dict, so are batches; what they hold beside its names is left out.
+        Where layers are looked at follows from the sizes. Raises DataError on none.
         """
-        inputs = len(example)
-        batches = [batches] if isinstance(batches, Tensor) else batches  # one batch, not a sequence of examples
-        columns: list[list[Tensor]] = [[] for _ in range(inputs)]
+        batches = [batches] if isinstance(batches, (Tensor, Mapping, Inputs)) else batches  # one batch
+        pieces: list[Inputs] = []
         seen = 0
         for batch in batches:
-            parts = (batch,) if isinstance(batch, Tensor) else tuple(batch) if isinstance(batch, (tuple, list)) else ()
-            if len(parts) < inputs or not all(isinstance(part, Tensor) for part in parts[:inputs]):
-                raise DataError(
-                    f"a calibration batch is a {type(batch).__name__} that does not begin with as many tensors as the "
-                    f"model takes ({inputs})"
-                )
-            for column, part in zip(columns, parts, strict=False):
-                column.append(part[: most - seen])
-            seen += len(columns[0][-1])
+            inputs = inputs_of(batch, example)
+            pieces.append(inputs.part(0, min(len(inputs), most - seen)))
+            seen += len(pieces[-1])
             if seen >= most:
                 break
         if seen == 0:
             raise DataError("the calibration data is empty; give some hundreds of unlabelled examples")
-        inputs_of_all = tuple(torch.cat(column).detach() for column in columns)
-        for mine, wanted in zip(inputs_of_all, example, strict=True):
-            if mine.shape[1:] != wanted.shape[1:]:
+        try:
+            together = joined(pieces).map(Tensor.detach)
+        except RuntimeError as error:
+            raise DataError(f"the calibration batches are of different sizes: {error}") from error
+        for mine, wanted in zip(together.tensors, example.tensors, strict=False):
+            if mine.shape[1:] != wanted.shape[1:] and not _listed(example):
                 raise DataError(
                     f"calibration inputs are {list(mine.shape[1:])} each, and the example input is "
                     f"{list(wanted.shape[1:])}: give both as the network is used"
                 )
-        if any(x.is_floating_point() and not x.isfinite().all() for x in inputs_of_all):
+        if any(x.is_floating_point() and not x.isfinite().all() for x in together.tensors):
             raise DataError("the calibration data holds numbers that are not finite (NaN or infinity): take them out")
-        return cls(laid_out(inputs_of_all, torch.contiguous_format))
+        return cls(laid_out(together, torch.contiguous_format))
 
     def __len__(self) -> int:
-        return len(self.inputs[0])
+        return len(self.inputs)
 
-    def batches(self, size: int) -> Iterator[tuple[Tensor, ...]]:
+    def batches(self, size: int) -> Iterator[Inputs]:
         """The inputs in pieces of `size` examples."""
         for start in range(0, len(self), size):
-            yield tuple(x[start : start + size] for x in self.inputs)
+            yield self.inputs.part(start, start + size)
 
     def to(self, device: torch.device) -> Calibration:
         """The same inputs on another device."""
-        return Calibration(tuple(x.to(device) for x in self.inputs))
+        return Calibration(self.inputs.to(device))
 
     def head(self, examples: int) -> Calibration:
         """The first examples only."""
-        return Calibration(tuple(x[:examples] for x in self.inputs))
+        return Calibration(self.inputs.part(0, examples))
 
     def tail(self, examples: int) -> Calibration:
         """The last examples only."""
-        return Calibration(tuple(x[-examples:] for x in self.inputs))
+        return Calibration(self.inputs.part(len(self) - min(examples, len(self)), len(self)))
+
+
+def inputs_of(batch: Batch, example: Inputs) -> Inputs:
+    """The inputs of a batch, which may hold labels behind them or beside them. Raises DataError where they are not."""
+    if isinstance(batch, Inputs):
+        return batch
+    wrong = DataError(
+        f"a calibration batch is a {type(batch).__name__} that does not begin with as many tensors as the model takes "
+        f"({len(example.args) + len(example.kwargs)})"
+    )
+    if example.kwargs:
+        given = batch[0] if isinstance(batch, (tuple, list)) and batch and isinstance(batch[0], Mapping) else batch
+        if not isinstance(given, Mapping) or not set(example.kwargs) <= set(given):
+            raise DataError(
+                f"a calibration batch is a {type(batch).__name__} without {', '.join(map(str, example.kwargs))}, which "
+                "the example input has: give dicts of the same names"
+            )
+        return Inputs((), {name: given[name] for name in example.kwargs})
+    if isinstance(batch, Tensor):
+        parts: tuple[Any, ...] = (batch,)
+    elif _listed(example) and isinstance(batch, list):
+        parts = (batch,)
+    else:
+        parts = tuple(batch) if isinstance(batch, (tuple, list)) else ()
+    if parts and isinstance(parts[0], (tuple, list)) and len(example.args) > 1:
+        parts = tuple(parts[0])  # ((one, other), labels)
+    if len(parts) < len(example.args):
+        raise wrong
+    for part, wanted in zip(parts, example.args, strict=False):
+        if isinstance(wanted, Tensor) != isinstance(part, Tensor):
+            raise wrong
+    return Inputs(tuple(parts[: len(example.args)]))
+
+
+def _listed(example: Inputs) -> bool:
+    return bool(example.args) and isinstance(example.args[0], list)
 
 
 MOST_ELEMENTS = 2**27

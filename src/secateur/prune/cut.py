@@ -1,9 +1,10 @@
-"""Surgery: take channels out of every tensor they lie in, so that the network becomes physically smaller."""
+"""Surgery: take units out of every tensor they lie in, so that the network becomes physically smaller."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,39 +12,35 @@ import torch
 from torch import Tensor, nn
 
 from secateur.errors import PlanError
-from secateur.graph import BATCH_NORMS, ModelGraph, Side
-from secateur.graph.coupling import side_length
-from secateur.prune.entry import PICKED, pick_all
+from secateur.graph import Attribute, Extent, Held, Kept, ModelGraph, Side, StatedSize, opened
+from secateur.prune.entry import pick_all
+from secateur.prune.restate import Restated, grouped, restate
 
-Kept = Mapping[str, npt.NDArray[np.int64]]
-"""Group key -> units that stay, ascending. A group that is absent stays whole."""
 Places = dict[tuple[str, Side], npt.NDArray[np.int64]]
-"""(module, side) -> positions that stay, ascending; only the sides that lose something."""
+"""(layer, side) -> positions that stay, ascending; only the sides that lose something."""
 
 
 def places(graph: ModelGraph, kept: Kept) -> Places:
-    """Where the kept units lie: for every side of every module that loses channels, the positions left."""
-    stays: dict[tuple[str, Side], npt.NDArray[np.bool_]] = {}
+    """Where the kept units lie: for every side of every layer that loses channels, the positions left."""
+    lost = lossy(graph, kept)
+    found: Places = {}
+    for layer in graph.layers:
+        for side, extent in (("in", layer.inputs), ("out", layer.outputs)):
+            if not lost.keys().isdisjoint(extent.groups):
+                found[layer.name, side] = extent.alive(lost)  # type: ignore[index]
+    return found
+
+
+def lossy(graph: ModelGraph, kept: Kept) -> dict[str, npt.NDArray[np.int64]]:
+    """The groups that lose something. Raises PlanError where one must not."""
+    lost = {}
     for key, units in kept.items():
         group = graph.group[key]
         if group.fixed:
             raise PlanError(f"{key} cannot be cut: {group.fixed}. Take it out of the plan")
-        gone = np.ones(group.width, dtype=bool)
-        gone[units] = False
-        for part in group.slices if gone.any() else ():
-            side = (part.module, part.side)
-            if side not in stays:
-                stays[side] = np.ones(_length(graph, *side), dtype=bool)
-            stays[side][part.index[gone]] = False
-    return {side: np.flatnonzero(mask) for side, mask in stays.items()}
-
-
-def _length(graph: ModelGraph, name: str, side: Side) -> int:
-    layer = graph.layer.get(name)
-    if layer is not None:
-        return layer.in_channels if side == "in" else layer.out_channels
-    parts = [part for group in graph.groups for part in group.slices if part.module == name]
-    return 1 + max(int(part.index.max()) for part in parts)
+        if len(units) < group.width:
+            lost[key] = np.asarray(units, dtype=np.int64)
+    return lost
 
 
 class Cutter:
@@ -54,58 +51,95 @@ class Cutter:
 
     def __init__(self, model: nn.Module, graph: ModelGraph) -> None:
         self.dense = model
-        self.model = copy.deepcopy(model)
+        self.model = opened(copy.deepcopy(model))
         self.graph = graph
         self._modules = dict(self.model.named_modules())
         for group in graph.groups:
             if group.entry:
                 pick_all(self._modules[group.consumers[0]])
-        self._dense = {name: own for name, module in self._modules.items() if (own := _tensors(module))}
-        first: dict[Tensor, tuple[str, str]] = {}
-        self._ties = {
-            (name, key): owner
-            for name, module in self._modules.items()
-            for key, parameter in module.named_parameters(recurse=False)
-            if (owner := first.setdefault(parameter, (name, key))) != (name, key)
-        }
-        self._lengths = {
-            name: (side_length(self._modules[name], "in"), side_length(self._modules[name], "out"))
-            for name in {part.module for group in graph.groups for part in group.slices} | graph.layer.keys()
-        }
+        named = [*self.model.named_parameters(), *self.model.named_buffers()]
+        self._dense = {name: tensor.detach() for name, tensor in named}
+        self._ties = ties(self.model)
+        self._lost: Kept = {}
 
     def cut(self, kept: Kept) -> nn.Module:
         """Give the private copy the kept channels of the dense network, and return it."""
-        where = places(self.graph, kept)
-        for name in self._dense:
-            self._place(name, where.get((name, "in")), where.get((name, "out")))
-        for (name, key), (owner, its) in self._ties.items():
-            setattr(self._modules[name], key, getattr(self._modules[owner], its))
+        self._lost = lost = lossy(self.graph, kept)
+        alive: dict[Extent, Tensor] = {}
+        for name, tensor in self._dense.items():
+            held = self.graph.tensor.get(name)
+            value = tensor if held is None else _part(tensor, held, lost, alive)
+            owner, _, leaf = name.rpartition(".")
+            set_tensor(self._modules[owner], leaf, value)
+        for g, v, dim in self.graph.norms:
+            if not lost.keys().isdisjoint(self.graph.tensor[v].groups):
+                self._keep_norms(g, v, dim)
+        for (owner, leaf), (other, its) in self._ties.items():
+            setattr(self._modules[owner], leaf, getattr(self._modules[other], its))
+        counts = {key: len(units) for key, units in lost.items()}
+        set_attributes(self._modules, self.graph.attributes, counts)
+        set_sizes(self._modules, self.graph.sizes, counts)
         return self.model
 
-    def _place(self, name: str, inward: npt.NDArray[np.int64] | None, outward: npt.NDArray[np.int64] | None) -> None:
-        module, dense = self._modules[name], self._dense[name]
-        length_in, length_out = self._lengths.get(name, (0, 0))
-        layer = self.graph.layer.get(name)
-        groups = layer.groups if layer is not None and layer.kind == "conv" else 1
-        local = inward if inward is None or groups == 1 else inward[inward < length_in // groups]
-        for key, tensor in dense.items():
-            value = tensor
-            if key == PICKED:
-                value = value if local is None else value[torch.from_numpy(local).to(value.device)]
-            elif outward is not None and tensor.dim() > 0 and len(tensor) == length_out:
-                value = value[torch.from_numpy(outward).to(value.device)]
-            if local is not None and key == "weight" and tensor.dim() > 1:
-                value = value[:, torch.from_numpy(local).to(value.device)]
-            set_tensor(module, key, value)
-        if name in self._lengths:
-            left_in = length_in if inward is None else len(inward)
-            left_out = length_out if outward is None else len(outward)
-            resize(module, left_in, left_out, depthwise=layer is not None and layer.kind == "depthwise")
+    def _keep_norms(self, g: str, v: str, dim: int) -> None:
+        """Scale the norms of a weight, so that what stays of it is what it was."""
+        left = self.model.get_parameter(v).detach()
+        held, whole = self.graph.tensor[v], self._dense[v]
+        rest = [each for each in range(whole.dim()) if each != dim]
+        before = torch.linalg.vector_norm(whole, dim=rest, keepdim=True).index_select(
+            dim, self._alive(held.extents[dim], whole)
+        )
+        self.model.get_parameter(g).data.mul_(torch.linalg.vector_norm(left, dim=rest, keepdim=True) / before)
+
+    def _alive(self, extent: Extent, like: Tensor) -> Tensor:
+        return torch.from_numpy(extent.alive(self._lost)).to(like.device)
 
 
-def _tensors(module: nn.Module) -> dict[str, Tensor]:
-    own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
-    return {name: tensor.detach() for name, tensor in own}
+def _part(tensor: Tensor, held: Held, lost: Kept, alive: dict[Extent, Tensor]) -> Tensor:
+    """What is left of a tensor."""
+    for dim, extent in enumerate(held.extents):
+        if lost.keys().isdisjoint(extent.groups):
+            continue
+        if extent not in alive:
+            alive[extent] = torch.from_numpy(extent.alive(lost))
+        tensor = tensor.index_select(dim, alive[extent].to(tensor.device))
+    return tensor
+
+
+def set_attributes(
+    modules: Mapping[str, nn.Module], attributes: Iterable[Attribute], counts: Mapping[str, int]
+) -> None:
+    """Make modules' own numbers say what they are now."""
+    for each in attributes:
+        setattr(modules[each.module], each.name, each.value(counts))
+
+
+def set_sizes(modules: Mapping[str, nn.Module], sizes: Iterable[StatedSize], counts: Mapping[str, int]) -> None:
+    """Make forwards state the sizes that there are now; where nothing is cut, as they are written."""
+    sizes = list(sizes)
+    changed: list[Any] = []
+    if counts:
+        touched = {each.module for each in sizes if any(key in counts for x in each.extents for key in x.groups)}
+        changed = [
+            (each.module, each.function, each.call, each.path, each.value(counts))
+            for each in sizes
+            if each.module in touched or each.constant is not None
+        ]
+    stated = grouped(changed)
+    for name in {each.module for each in sizes}:
+        if name in stated or isinstance(modules[name], Restated):
+            restate(modules[name], stated.get(name, {}))
+
+
+def ties(model: nn.Module) -> dict[tuple[str, str], tuple[str, str]]:
+    """Parameters that are other ones under a second name: (module, name) -> the first."""
+    first: dict[Tensor, tuple[str, str]] = {}
+    return {
+        (name, key): owner
+        for name, module in model.named_modules()
+        for key, parameter in module.named_parameters(recurse=False)
+        if (owner := first.setdefault(parameter, (name, key))) != (name, key)
+    }
 
 
 def set_tensor(module: nn.Module, name: str, value: Tensor) -> None:
@@ -116,21 +150,3 @@ def set_tensor(module: nn.Module, name: str, value: Tensor) -> None:
         setattr(module, name, nn.Parameter(fresh, requires_grad=old.requires_grad))
     else:
         setattr(module, name, value.detach().clone())
-
-
-def resize(module: nn.Module, length_in: int, length_out: int, depthwise: bool = False) -> None:
-    """Make a module's own numbers say how many channels it has now."""
-    if isinstance(module, (nn.Conv1d, nn.Conv2d)):
-        if depthwise:
-            module.groups = length_in = length_out
-        module.in_channels, module.out_channels = length_in, length_out
-    elif isinstance(module, nn.Linear):
-        module.in_features, module.out_features = length_in, length_out
-    elif isinstance(module, BATCH_NORMS):
-        module.num_features = length_out
-    elif isinstance(module, nn.LayerNorm):
-        module.normalized_shape = (*module.normalized_shape[:-1], length_out)
-    elif isinstance(module, nn.GroupNorm):
-        module.num_channels = length_out
-    elif isinstance(module, nn.PReLU):
-        module.num_parameters = length_out

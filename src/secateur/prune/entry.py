@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from secateur.graph import PICKED
+
 if TYPE_CHECKING:
     _Layer = nn.Conv2d
 else:
     _Layer = nn.Module
-
-PICKED = "picked"
-"""Name of the buffer that holds the channels."""
 
 
 class Picking(_Layer):

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from secateur.graph import BATCH_NORMS, ModelGraph, watch
+from secateur.graph import BATCH_NORMS, Held, Inputs, ModelGraph, watch
 
 
 def fold_norms(model: nn.Module, graph: ModelGraph) -> nn.Module:
@@ -32,7 +32,7 @@ def fold_norms(model: nn.Module, graph: ModelGraph) -> nn.Module:
     return folded
 
 
-def without_norms(model: nn.Module, graph: ModelGraph, example: tuple[Tensor, ...]) -> tuple[nn.Module, ModelGraph]:
+def without_norms(model: nn.Module, graph: ModelGraph, example: Inputs) -> tuple[nn.Module, ModelGraph]:
     """The network with its norms folded, and its graph: what a refit has to know of it is read from a pass anew."""
     folded = fold_norms(model, graph)
     calls = watch(folded, example)
@@ -41,10 +41,20 @@ def without_norms(model: nn.Module, graph: ModelGraph, example: tuple[Tensor, ..
         replace(layer, norm=calls.norms.get(layer.name), shortcut=calls.shortcuts.get(layer.name))
         for layer in graph.layers
     )
-    groups = (
-        replace(group, slices=tuple(part for part in group.slices if part.module not in gone)) for group in graph.groups
-    )
-    return folded, replace(graph, layers=tuple(layers), groups=tuple(groups))
+    tensors = [held for held in graph.tensors if held.name.rpartition(".")[0] not in gone]
+    known = {held.name for held in tensors}
+    for layer in graph.layers:
+        if f"{layer.name}.bias" not in known and getattr(_found(folded, layer.name), "bias", None) is not None:
+            tensors.append(Held(f"{layer.name}.bias", (layer.outputs,), layer.itemsize, trained=True))
+    attributes = tuple(each for each in graph.attributes if each.module not in gone)
+    return folded, replace(graph, layers=tuple(layers), tensors=tuple(tensors), attributes=attributes)
+
+
+def _found(model: nn.Module, name: str) -> nn.Module | None:
+    try:
+        return model.get_submodule(name)
+    except AttributeError:
+        return None
 
 
 def _affine(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Tensor]:

@@ -69,9 +69,9 @@ def collect(model: nn.Module, graph: ModelGraph, calibration: Calibration, batch
     try:
         with torch.no_grad():
             for batch in calibration.batches(batch_size):
-                model(*batch)
+                batch.run(model)
     except (RuntimeError, TypeError, IndexError) as error:
-        shapes = ", ".join(f"{[*x.shape[1:]]} of {x.dtype}".replace("torch.", "") for x in calibration.inputs)
+        shapes = ", ".join(f"{[*x.shape[1:]]} of {x.dtype}".replace("torch.", "") for x in calibration.inputs.tensors)
         raise DataError(
             f"the network does not run on the calibration inputs, {shapes} each, up to {batch_size} "
             f"at a time (it has to take any number, along the first dimension): {error}"

@@ -15,8 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from secateur.graph import ChannelGroup, ModelGraph
-from secateur.prune.cut import Kept
+from secateur.graph import ChannelGroup, Kept, ModelGraph
 from secateur.prune.moments import AllMoments, Moments
 from secateur.prune.refit import RIDGE
 from secateur.threads import torch_threads
@@ -53,19 +52,26 @@ def rank(model: nn.Module, graph: ModelGraph, moments: AllMoments, criterion: Cr
     orders = {}
     with torch_threads(1):
         for group in graph.prunable:
-            known = criterion == "elimination" and all(name in moments for name in group.consumers)
-            orders[group.key] = eliminate(model, group, moments) if known else by_magnitude(model, group)
+            known = (
+                criterion == "elimination"
+                and bool(group.consumers)
+                and all(name in moments for name in group.consumers)
+            )
+            orders[group.key] = eliminate(model, group, moments) if known else by_magnitude(model, graph, group)
     return orders
 
 
-def by_magnitude(model: nn.Module, group: ChannelGroup) -> Order:
-    """Largest L1 norm of the producing filters first (Li et al., 2017)."""
+def by_magnitude(model: nn.Module, graph: ModelGraph, group: ChannelGroup) -> Order:
+    """Largest L1 norm of the producing filters first (Li et al., 2017); of an entry, of what reads the channels."""
     score = np.zeros(group.width)
-    for part in group.slices:
-        if part.side == "out" and part.module in group.producers:
-            weight = model.get_parameter(f"{part.module}.weight").detach()
-            norms = weight.flatten(1).abs().mean(1).double().cpu().numpy()
-            score += norms[part.index].sum(1)
+    made_by = {graph.layer[name].weight for name in group.layers}
+    for held in [graph.tensor[name] for name in made_by if name] or graph.tensors:
+        for dim, extent in enumerate(held.extents):
+            if group.key in extent.groups:
+                weight = model.get_parameter(held.name) if held.trained else model.get_buffer(held.name)
+                rows = weight.detach().transpose(0, dim).reshape(weight.shape[dim], -1)
+                norms = rows.abs().double().mean(1).cpu().numpy()
+                score += norms[extent.index(group.key)].sum(1)
     order = np.argsort(-score, kind="stable")
     return Order(order, np.full(group.width + 1, np.nan))
 

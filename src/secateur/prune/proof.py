@@ -1,149 +1,228 @@
-"""Prove, group by group, that cutting channels does exactly what it should; leave alone what fails.
+"""Prove that cutting does exactly what it should; leave alone what fails.
 
-Taking a group's channels out must change the output exactly as if the consumers ignored them. A coupling that
-was followed wrongly (attention heads, channel shuffles, padded shortcuts) cannot pass.
+A cut network must answer as the dense one does whose sums leave out what is gone: every product with a weight, and
+every norm or mean over an axis, is taken over the members that stay. What was followed wrongly cannot pass. All sites
+are cut at once, by numbers that differ; only where that fails are they tried in parts.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from secateur.errors import TraceError
-from secateur.graph import ChannelGroup, Example, ModelGraph, as_inputs, computes_more, private_copy
+from secateur.graph import (
+    Calls,
+    Kept,
+    Masked,
+    ModelGraph,
+    Scope,
+    StatedSize,
+    Traced,
+    argument,
+    kind_of,
+    name_of,
+    plain_kernels,
+    with_reasons,
+)
 from secateur.prune.cut import Cutter
+from secateur.prune.restate import replaced
 
-MIXING = (nn.LayerNorm, nn.GroupNorm)
-"""Norms that give a channel what it is among others."""
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4}
 """Largest difference allowed, by how precisely the network computes, as a fraction of the spread of what differs: of
 each output, and of each column of it. Right cuts differ by 1e-14 in double precision, and wrong ones by 4e-5 or more.
 """
+DRAWS = 2
+"""Cuts of all sites at once, each by numbers of its own."""
 
 
-def prove(model: nn.Module, graph: ModelGraph, example_input: Example) -> ModelGraph:
+def prove(traced: Traced) -> ModelGraph:
     """The same graph, in which every group that fails the proof is fixed with the reason.
 
-    Costs two forward passes a group, or three. Raises TraceError where no group is left to prune, or where the network
-    answers otherwise each time.
+    Costs two forward passes a cut, of which two are needed where all is well. Raises TraceError where no group is left
+    to prune, or where the network answers otherwise each time.
     """
-    generator = torch.Generator().manual_seed(0)  # the caller's random numbers are not touched
-    example = as_inputs(example_input)
-    inputs = tuple(torch.randn(x.shape, generator=generator).to(x) if x.is_floating_point() else x for x in example)
-    with torch.no_grad():
-        private, inputs, example = _precise(private_copy(model), inputs, example)
-        cutter = Cutter(private, graph)
-        dense = _outputs(private, inputs)
-        if not _finite(dense):  # it takes what lies in some range alone, as a logarithm does
-            inputs = example
-            dense = _outputs(private, inputs)
-        if _finite(dense) and not _same(dense, _outputs(private, inputs)):
-            raise TraceError(
-                f"{type(model).__name__} answers otherwise each time, even in eval mode: it cannot be followed"
-            )
-        groups = tuple(
-            group if group.fixed else replace(group, fixed=_fault(group, private, cutter, inputs, dense))
-            for group in graph.groups
-        )
-    proven = replace(graph, groups=groups)
+    proof = _Proof(traced)
+    proof.refuse_chance()
+    keys = [group.key for group in traced.graph.prunable]
+    for attributes in (traced.graph.attributes, traced.graph.stated_alone):
+        proof.use(replace(traced.graph, attributes=attributes))
+        reasons = proof.faults(keys)
+        if not reasons:
+            break
+    proven = replace(
+        proof.graph, groups=with_reasons(traced.graph.groups, reasons), sizes=proof.needed(set(keys) - set(reasons))
+    )
     if not proven.prunable:
-        reasons = "; ".join(f"{group.key}: {group.fixed}" for group in groups[:5])
-        raise TraceError(f"nothing of {type(model).__name__} can be pruned ({reasons})")
+        found = "; ".join(f"{group.key}: {group.fixed}" for group in proven.groups[:5])
+        raise TraceError(f"nothing of {type(traced.model).__name__} can be pruned ({found})")
     return proven
 
 
-def _precise(
-    model: nn.Module, inputs: tuple[Tensor, ...], example: tuple[Tensor, ...]
-) -> tuple[nn.Module, tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """The model and what it is given in double precision, where it runs so: a forward may make tensors of its own."""
-    double = copy.deepcopy(model).double()
-    converted = [tuple(x.double() if x.is_floating_point() else x for x in given) for given in (inputs, example)]
-    try:
-        if _finite(_outputs(double, converted[1])):
-            return double, converted[0], converted[1]
-    except (RuntimeError, TypeError):
-        pass
-    return model, inputs, example
+class _Proof:
+    """Runs one network cut, and as it must answer then."""
+
+    def __init__(self, traced: Traced) -> None:
+        self.traced = traced
+        self.use(traced.graph)
+
+    def use(self, graph: ModelGraph) -> None:
+        """Cut by this graph from now on."""
+        self.graph = graph
+        self._cutter = Cutter(self.traced.model, replace(graph, sizes=()))
+        self._missed: set[StatedSize] = set()
+
+    def refuse_chance(self) -> None:
+        """Raises TraceError where the same network answers otherwise the second time."""
+        with torch.random.fork_rng([]):
+            one, other = (self._reference({}, fork=False) for _ in range(2))
+        if isinstance(one, str) or isinstance(other, str) or not _same(one, other):
+            raise TraceError(
+                f"{type(self.traced.model).__name__} answers otherwise each time, even in eval mode: it cannot be "
+                "followed"
+            )
+
+    def faults(self, keys: Sequence[str]) -> dict[str, str]:
+        """The groups that cannot be cut, each with the reason."""
+        found: dict[str, str] = {}
+        self._search(keys, found)
+        left = [key for key in keys if key not in found]
+        while found and left and (reason := self._fault(left)):  # each alone can be cut, not all together
+            found[left.pop()] = reason
+        return found
+
+    def _search(self, keys: Sequence[str], found: dict[str, str]) -> None:
+        reason = self._fault(keys) if keys else ""
+        if not reason:
+            return
+        if len(keys) == 1:
+            found[keys[0]] = reason
+            return
+        for half in (keys[: len(keys) // 2], keys[len(keys) // 2 :]):
+            self._search(half, found)
+
+    def needed(self, keys: set[str]) -> tuple[StatedSize, ...]:
+        """The sizes that forwards do not come to themselves where these groups are cut."""
+        self._missed = set()
+        if self._fault(sorted(keys)):
+            raise TraceError("the network runs otherwise each time")
+        return tuple(each for each in self.graph.sizes if each in self._missed)
+
+    def _fault(self, keys: Sequence[str]) -> str:
+        """Why these groups cannot be cut together; empty if they can."""
+        for seed in range(DRAWS):
+            kept = self._some(keys, seed)
+            cut = self._cut(kept)
+            if isinstance(cut, str):
+                return cut
+            reference = self._reference(kept)
+            if isinstance(reference, str):
+                return reference
+            if [x.shape for x in cut] != [x.shape for x in reference]:
+                return "the network's output"
+            if not _same(reference, cut):
+                return "something else than the layers that follow reads its channels"
+        return ""
+
+    def _some(self, keys: Sequence[str], seed: int) -> Kept:
+        """About half of each group's units, another number of each."""
+        chance = np.random.default_rng(seed)
+        kept = {}
+        for key in keys:
+            width = self.graph.group[key].width
+            count = int(np.clip(round(width * chance.uniform(0.35, 0.7)), 1, max(width - 1, 1)))
+            kept[key] = np.sort(chance.permutation(width)[:count])
+        return kept
+
+    def _cut(self, kept: Kept) -> list[Tensor] | str:
+        """What the cut network answers, its sizes put right; or why it does not run."""
+        counts = {key: len(units) for key, units in kept.items()}
+        try:
+            model = self._cutter.cut(kept)
+            checking = _Checking(self.graph.sizes, counts)
+            scope = Scope(model, checking.calls.begin, checking.calls.end)
+            with torch.no_grad(), torch.random.fork_rng([]), plain_kernels(), scope, checking:
+                answer = _outputs(self.traced.inputs.run(model))
+        except Exception as error:
+            return f"the network does not run without its channels ({(str(error) or '?').splitlines()[0][:90]})"
+        self._missed |= checking.missed
+        return answer
+
+    def _reference(self, kept: Kept, fork: bool = True) -> list[Tensor] | str:
+        """What the dense network answers without what is gone."""
+        try:
+            masked = Masked(self.traced.record, self.traced.alive(kept))
+            with torch.no_grad(), torch.random.fork_rng([], enabled=fork), plain_kernels(), masked:
+                return _outputs(self.traced.inputs.run(self.traced.model))
+        except RuntimeError as error:
+            return f"it cannot be compared ({str(error).splitlines()[0][:90]})"
 
 
-def _fault(
-    group: ChannelGroup, model: nn.Module, cutter: Cutter, inputs: tuple[Tensor, ...], dense: Sequence[Tensor]
-) -> str:
-    """Why the group cannot be cut; empty if it can."""
-    units = np.arange(group.width)[::2] if group.width > 2 else np.arange(1)
-    try:
-        cut = _outputs(cutter.cut({group.key: units}), inputs)
-    except Exception as error:
-        return f"the network does not run without its channels ({str(error).splitlines()[0][:90]})"
-    if [x.shape for x in cut] != [x.shape for x in dense]:
-        return "the network's output"
-    mixing = {part.module for part in group.slices if isinstance(model.get_submodule(part.module), MIXING)}
-    if any(computes_more(model.get_submodule(name)) for name in mixing):
-        return ""  # what such a norm does with each channel is not known, so only the shapes can be compared
-    with _unmixed(model, mixing), _unmixed(cutter.model, mixing):
-        cut = _outputs(cutter.model, inputs) if mixing else cut
-        with _deaf(model, group, np.setdiff1d(np.arange(group.width), units)):
-            ignored = _outputs(model, inputs)
-    return "" if _same(cut, ignored) else "something else than the layers that follow reads its channels"
+class _Checking(TorchFunctionMode):
+    """Compares what is stated in a cut network with what has to be, and puts it right."""
+
+    def __init__(self, sizes: Sequence[StatedSize], counts: dict[str, int]) -> None:
+        super().__init__()
+        self.calls, self.missed = Calls(), set[StatedSize]()
+        self._counts = counts
+        self._sizes: dict[tuple[str, str, int], list[StatedSize]] = {}
+        for each in sizes:
+            self._sizes.setdefault((each.module, each.function, each.call), []).append(each)
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Call it with what it has to be called with."""
+        kwargs = kwargs or {}
+        kind = kind_of(func, args, kwargs)
+        if kind is None:
+            return func(*args, **kwargs)
+        module, call = self.calls.next(kind)
+        changed = False
+        for each in self._sizes.get((module, kind, call), ()):
+            wanted = each.value(self._counts)
+            if not _alike(
+                each, argument(args, kwargs, each.path[:-1] if each.path[-1] == "slice" else each.path), wanted, args[0]
+            ):
+                self.missed.add(each)
+                args, kwargs = replaced(args, kwargs, each.path, wanted)
+                changed = True
+        if name_of(kind) == "chunk" and changed:
+            dim = kwargs.get("dim", args[2] if len(args) > 2 else 0)
+            return torch.split(args[0], args[1] if len(args) > 1 else kwargs["chunks"], dim)
+        return func(*args, **kwargs)
 
 
-def _affine(norm: nn.Module) -> Callable[[Tensor], Tensor]:
-    """What a norm over channels does to each of them by itself."""
-    weight, bias = (getattr(norm, name, None) for name in ("weight", "bias"))
-
-    def affine(x: Tensor) -> Tensor:
-        behind = 0 if isinstance(norm, nn.LayerNorm) else x.dim() - 2  # dimensions that follow that of the channels
-        gain, offset = (None if each is None else each.view(*each.shape, *[1] * behind) for each in (weight, bias))
-        x = x if gain is None else x * gain
-        return x if offset is None else x + offset
-
-    return affine
-
-
-@contextmanager
-def _unmixed(model: nn.Module, names: Iterable[str]) -> Iterator[None]:
-    """For a while, norms over channels scale and shift each channel, and nothing else: then values can be compared."""
-    norms = [model.get_submodule(name) for name in names]
-    try:
-        for norm in norms:
-            norm.forward = _affine(norm)
-        yield
-    finally:
-        for norm in norms:
-            norm.__dict__.pop("forward", None)
+def _alike(size: StatedSize, given: object, wanted: object, tensor: object) -> bool:
+    """Whether what is given comes to what is wanted."""
+    if size.constant is not None:
+        return given is not None and abs(float(given) - size.constant) <= 1e-9 * abs(size.constant)  # type: ignore[arg-type]
+    if isinstance(given, slice):
+        assert isinstance(wanted, list)
+        start, length = wanted
+        return (given.start or 0) == start and (given.stop is None or given.stop == start + length)
+    if name_of(size.function) == "chunk" and isinstance(given, int):
+        assert isinstance(wanted, list)
+        each = -(-sum(wanted) // given)
+        return all(x == each for x in wanted[:-1]) and len(wanted) == given
+    if name_of(size.function) == "split" and isinstance(given, int):
+        assert isinstance(wanted, list)
+        return all(x == given for x in wanted[:-1]) and wanted[-1] <= given
+    if size.several and isinstance(given, (tuple, list)):
+        return list(given) == wanted
+    return given == wanted
 
 
-@contextmanager
-def _deaf(model: nn.Module, group: ChannelGroup, units: npt.NDArray[np.int64]) -> Iterator[None]:
-    """For a while, the group's consumers give no weight to some units."""
-    saved: list[tuple[Tensor, Tensor]] = []
-    for part in group.slices:
-        if part.side == "in":
-            weight = model.get_parameter(f"{part.module}.weight").data
-            saved.append((weight, weight.clone()))
-            weight[:, torch.from_numpy(part.index[units].ravel() % weight.shape[1])] = 0
-    try:
-        yield
-    finally:
-        for weight, original in saved:
-            weight.copy_(original)
-
-
-def _outputs(model: nn.Module, inputs: tuple[Tensor, ...]) -> list[Tensor]:
+def _outputs(answer: object) -> list[Tensor]:
     """All tensors a model returns."""
-    return [leaf for leaf in tree_leaves(model(*inputs)) if isinstance(leaf, Tensor)]
-
-
-def _finite(outputs: Sequence[Tensor]) -> bool:
-    return all(bool(x.isfinite().all()) for x in outputs)
+    return [leaf for leaf in tree_leaves(answer) if isinstance(leaf, Tensor)]
 
 
 def _same(ones: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
@@ -162,10 +241,11 @@ def _equal(one: Tensor, other: Tensor) -> bool:
     apart, tolerance = (one - other).abs(), TOLERANCE[one.dtype if one.dtype in TOLERANCE else torch.float32]
     floor = torch.finfo(one.dtype).eps * 64 * float(one.abs().max())  # of rounding, where a column is all but zero
     for dimension in range(one.dim()):
-        columns = one.transpose(0, dimension).flatten(1)
+        columns = one.transpose(0, dimension).reshape(one.shape[dimension], -1)
+        columns = columns if columns.shape[1] > 1 else columns.reshape(1, -1)  # single numbers, on the scale of all
         spread = (columns - columns.mean(1, keepdim=True)).square().mean(1).sqrt()
         spread = spread if columns.shape[1] > 1 else columns.abs().amax(1)
-        worst = apart.transpose(0, dimension).flatten(1).amax(1)
+        worst = apart.transpose(0, dimension).reshape(len(columns), -1).amax(1)
         if not bool((worst <= tolerance * spread + floor).all()):
             return False
     return True

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from secateur.errors import PlanError
-from secateur.graph import Layer, ModelGraph, Sparsity, private_copy
+from secateur.graph import Kept, Layer, ModelGraph, Sparsity, private_copy
 from secateur.plan import Plan
 from secateur.prune.calibration import Calibration
-from secateur.prune.cut import Cutter, Kept
+from secateur.prune.cut import Cutter
 from secateur.prune.entry import as_before
 from secateur.prune.fold import without_norms
 from secateur.prune.moments import AllMoments, collect

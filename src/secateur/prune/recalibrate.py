@@ -27,7 +27,7 @@ def recalibrate(model: nn.Module, calibration: Calibration, batch_size: int = 25
         norm.train()
     with torch.no_grad():
         for batch in calibration.batches(-(-len(calibration) // -(-len(calibration) // batch_size))):
-            model(*batch)
+            batch.run(model)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.eval()
@@ -40,9 +40,9 @@ def disagreement(model: nn.Module, reference: nn.Module, calibration: Calibratio
     total = 0.0
     with torch.no_grad():
         for batch in calibration.batches(250):
-            pairs = zip(tree_leaves(model(*batch)), tree_leaves(reference(*batch)), strict=True)
+            pairs = zip(tree_leaves(batch.run(model)), tree_leaves(batch.run(reference)), strict=True)
             apart = [_distance(a.float(), b.float()) for a, b in pairs if isinstance(a, Tensor)]
-            total += sum(apart) * len(batch[0])
+            total += sum(apart) * len(batch)
     return total / len(calibration)
 
 

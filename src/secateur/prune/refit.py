@@ -13,8 +13,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from secateur.graph import Layer, ModelGraph
-from secateur.prune.cut import Kept, places
+from secateur.graph import Kept, Layer, ModelGraph
+from secateur.prune.cut import places
 from secateur.prune.moments import AllMoments, Moments
 from secateur.prune.offset import shift
 from secateur.prune.solve import masked_least_squares, solve_positive
@@ -118,7 +118,7 @@ class Refitter:
         """Columns of the matrix form of the weight that belong to the input channels, in one group."""
         weight = self._weight[layer.name]
         area, period = int(np.prod(weight.shape[2:])), weight.shape[1]
-        local = torch.from_numpy(inward[inward < period])
+        local = torch.from_numpy(np.unique(inward % period))  # the same in every group
         return (local[:, None] * area + torch.arange(area)).ravel().to(weight.device)
 
 

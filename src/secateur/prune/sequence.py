@@ -18,9 +18,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from secateur.graph import BATCH_NORMS, Layer, ModelGraph, OperationLog, best_layout, first_input, laid_out
+from secateur.graph import BATCH_NORMS, Kept, Layer, ModelGraph, OperationLog, best_layout, first_input, laid_out
 from secateur.prune.calibration import Calibration, Taps, input_rows, output_rows, sample_positions, taps_at
-from secateur.prune.cut import Kept, places
+from secateur.prune.cut import places
 from secateur.prune.moments import LARGEST
 from secateur.prune.offset import has_offset, offset_behind, shift
 from secateur.prune.shrink import own_moments, own_products, shrink, trusted
@@ -95,12 +95,12 @@ class SequentialRefit:
         try:
             for batch in self.calibration.batches(100):
                 with torch.no_grad(), OperationLog(dense, self._joined) as log:
-                    dense(*batch)
+                    batch.run(dense)
                 for layer in self.layers:
                     value = None if layer.shortcut is None else log.values.get(layer.shortcut)
                     if value is not None and value.shape == shapes.get(layer.name):
                         shortcuts[layer.name].append(self._rows(layer, value, start))
-                start += len(batch[0])
+                start += len(batch)
         finally:
             for handle in handles:
                 handle.remove()
@@ -162,7 +162,7 @@ class SequentialRefit:
         pruned.to(memory_format=self._layout)  # type: ignore[call-overload]
         try:
             with torch.no_grad(), OperationLog(pruned, self._joined) as log:
-                pruned(*self._inputs)
+                self._inputs.run(pruned)
         finally:
             for handle in handles:
                 handle.remove()

@@ -16,8 +16,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from secateur.graph import Layer, ModelGraph, Sparsity
-from secateur.prune.cut import Kept, places
+from secateur.graph import Kept, Layer, ModelGraph, Sparsity
+from secateur.prune.cut import places
 from secateur.prune.moments import AllMoments
 from secateur.prune.order import Criterion, Curve
 from secateur.prune.refit import RIDGE

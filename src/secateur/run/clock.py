@@ -9,7 +9,7 @@ from torch import nn
 from secateur import runtimes
 from secateur.cost import LayerTable
 from secateur.errors import BudgetError
-from secateur.graph import Example, as_inputs
+from secateur.graph import Example, as_inputs, positional
 from secateur.plan import Plan
 from secateur.prune import Cutter, shaped
 from secateur.search import SearchSpace
@@ -36,10 +36,12 @@ def clock(
         raise BudgetError("the device of a profile is not here to be measured: name a runtime of this machine")
     runtimes.require(where)
     cutter, inputs = Cutter(model, space.graph), as_inputs(example)
+    tensors = positional(model, inputs)[1]
 
     def measured(plan: Plan) -> float:
         networks = {"dense": model, "cut": shaped(cutter, space.counts(plan))}
-        found = runtimes.measure(networks, inputs, [where], threads)
+        flat = {name: positional(network, inputs)[0] for name, network in networks.items()}
+        found = runtimes.measure(flat, tensors, [where], threads)
         return found[1].latency_ms / (space.cost.dense if space.budget.absolute else found[0].latency_ms)
 
     return measured

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from numbers import Real
 from typing import Protocol, runtime_checkable
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from secateur.answers import cosine
 from secateur.errors import EvaluationError
-from secateur.graph import laid_out, private_copy
+from secateur.graph import Example, Inputs, as_inputs, laid_out, private_copy
 
 Evaluate = Callable[[nn.Module], float]
 """A network in eval mode -> its score, higher is better (top-1 as a fraction, or any other number)."""
@@ -67,17 +67,18 @@ def accuracy(images: Tensor, labels: Tensor, batch: int = 100) -> Examples:
     return Examples(images, labels, _is_right, batch)
 
 
-def agreement(model: nn.Module, images: Tensor, batch: int = 100) -> Examples:
+def agreement(model: nn.Module, images: Example, batch: int = 100) -> Examples:
     """An `evaluate` that needs no labels: how far a network answers as `model` does, 1 where it always does.
 
     It is the mean cosine between the logits [N, classes] of both, each taken about its mean over the classes.
-    Images [N, C, H, W] stay in memory. It ranks plans as test top-1 does on far fewer images than top-1 takes, though
-    the model was trained on them (`benchmarks/scores.py`).
+    Images [N, C, H, W], or what else the network takes (see `inspect`), stay in memory. It ranks plans as test top-1
+    does on far fewer images than top-1 takes, though the model was trained on them (`benchmarks/scores.py`).
     """
     _refuse_none(images)
     dense = private_copy(model).eval()
     device = next((each.device for each in dense.parameters()), None)
-    pieces = laid_out(images.split(batch), torch.contiguous_format)
+    inputs = laid_out(as_inputs(images), torch.contiguous_format)
+    pieces = [inputs.part(start, start + batch) for start in range(0, len(inputs), batch)]
     with torch.inference_mode():
         logits = torch.cat([_answer(dense, piece.to(device)).cpu() for piece in pieces])
     if logits[:1].numel() < 2:
@@ -88,13 +89,15 @@ def agreement(model: nn.Module, images: Tensor, batch: int = 100) -> Examples:
     return Examples(images, logits, cosine, batch)
 
 
-def _refuse_none(images: Tensor) -> None:
-    if not len(images):
+def _refuse_none(images: Example) -> None:
+    if isinstance(images, Tensor) and not len(images):
         raise EvaluationError("there are no images to score by: give some hundreds")
 
 
-def _answer(network: nn.Module, inputs: Tensor) -> Tensor:
-    outputs = network(inputs)
+def _answer(network: nn.Module, inputs: Inputs) -> Tensor:
+    outputs = inputs.run(network)
+    outputs = getattr(outputs, "logits", outputs)
+    outputs = outputs.get("logits", outputs) if isinstance(outputs, Mapping) else outputs
     if isinstance(outputs, Tensor):
         return outputs
     raise EvaluationError(
@@ -144,16 +147,16 @@ class Examples:
     """
 
     def __init__(
-        self, images: Tensor, targets: Tensor, measure: Callable[[Tensor, Tensor], Tensor], batch: int
+        self, images: Example, targets: Tensor, measure: Callable[[Tensor, Tensor], Tensor], batch: int
     ) -> None:
         _refuse_none(images)
-        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
-        pieces = order.to(images.device).split(batch)
-        self._pieces = [*laid_out([images[piece] for piece in pieces], torch.channels_last)]
+        inputs = as_inputs(images)
+        order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(0))
+        self._pieces = [laid_out(inputs.chosen(piece), torch.channels_last) for piece in order.split(batch)]
         self._layout = torch.channels_last
         self._targets = targets[order.to(targets.device)].split(batch)
         self._measure = measure
-        self.examples = len(images)
+        self.examples = len(inputs)
 
     def __call__(self, network: nn.Module) -> float:
         """Over all images."""
@@ -183,5 +186,5 @@ class Examples:
             if self._layout == torch.contiguous_format:
                 raise
             self._layout = torch.contiguous_format
-            self._pieces = [*laid_out(self._pieces, self._layout)]
+            self._pieces = [laid_out(piece, self._layout) for piece in self._pieces]
             return _answer(network, self._pieces[number].to(device))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from torch import Tensor, nn
+from torch import nn
 
 from secateur.errors import JobError
-from secateur.graph import best_layout
+from secateur.graph import Inputs, best_layout
 from secateur.runtimes.eager import Eager
 
 ENGINES = ("torch", "openvino", "openvino-int8")
@@ -20,7 +20,7 @@ class Engine(Protocol):
         """The same answers, faster; valid until the next call, and only while `network` is left as it is."""
 
 
-def engine(name: str, dense: nn.Module, example: tuple[Tensor, ...], calibration: tuple[Tensor, ...]) -> Engine:
+def engine(name: str, dense: nn.Module, example: Inputs, calibration: Inputs | None = None) -> Engine:
     """The engine called `name`; what it makes takes inputs of the same sizes as here, but for N, at its full speed.
 
     Args:
@@ -29,17 +29,18 @@ def engine(name: str, dense: nn.Module, example: tuple[Tensor, ...], calibration
         dense: the network before pruning, in eval mode; its norms may be folded or not.
         example: the inputs of one forward pass, each [N, ...].
         calibration: more of them, on which the ranges of activations are measured (256 at most are used) and
-            every candidate's first answers are checked against torch's. Empty: the example serves.
+            every candidate's first answers are checked against torch's. None: the example serves.
 
     Raises:
         JobError: there is no engine of that name, or what it needs is not installed.
     """
     require_engine(name)
-    if name == "torch":
+    if name == "torch" or not example.plain:
         return Eager(best_layout(dense, example))
     from secateur.runtimes.openvino import OpenVino
 
-    return OpenVino(dense, example, calibration, int8=name == "openvino-int8")
+    more = () if calibration is None else calibration.args
+    return OpenVino(dense, example.args, more, int8=name == "openvino-int8")
 
 
 def require_engine(name: str) -> None:

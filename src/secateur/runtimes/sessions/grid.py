@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
-Shape = tuple[str, tuple[int, ...], int, int, tuple[int, int]]
+Shape = tuple[str, tuple[int, ...], int, int, tuple[int, ...]]
 """(kind, kernel, stride, groups, input h x w): what a measured layer has in common with those it stands for."""
 
 
@@ -42,7 +42,7 @@ class Grid:
     kernel: tuple[int, ...]
     stride: int
     groups: int
-    in_hw: tuple[int, int]
+    in_hw: tuple[int, ...]
     in_channels: tuple[int, ...]
     out_channels: tuple[int, ...]
     cost: tuple[tuple[float, ...], ...]

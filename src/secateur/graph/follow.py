@@ -1,0 +1,226 @@
+"""One forward pass, followed operator by operator: which axes its tensors have, and what sums over them.
+
+The pass is watched where PyTorch hands operators to its kernels (`TorchDispatchMode`): there are few of them, whatever
+the Python above looks like. An operator without a rule, or one that is not borne out by the shapes it gave, fixes the
+axes of what it took, and says where.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakIdKeyDictionary
+
+from secateur.graph.axes import Axis, fixed, unify
+from secateur.graph.rules import Axes, Call, Contraction, Use, bound, rule_for
+from secateur.graph.scope import Scope
+from secateur.graph.sizes import Calls
+
+HERE = str(Path(__file__).parents[1])
+COPIES = ("aten::clone", "aten::_to_copy", "aten::_unsafe_view", "aten::contiguous", "aten::alias", "aten::detach")
+
+
+@dataclass
+class Record:
+    """What one pass showed: of every operation the axes that it sums over, and every sum of products."""
+
+    operators: list[str] = field(default_factory=list)
+    uses: dict[int, list[Use]] = field(default_factory=dict)
+    """By the number of the operation."""
+    contractions: list[Found] = field(default_factory=list)
+    norms: list[tuple[str, str, int]] = field(default_factory=list)
+    """Of weights of given norms: the parameter of the norms, that of the directions, and the dimension between."""
+
+
+@dataclass
+class Found:
+    """A contraction, by the operation's number, the module in whose forward it is, and the weight if it is one."""
+
+    number: int
+    module: str
+    operator: str
+    what: Contraction
+    weight: str | None
+    computed: bool
+    """Whether what multiplies is worked out from that parameter."""
+    offset: int
+    """Where in the weight a part of it begins."""
+    in_shape: tuple[int, ...]
+    out_shape: tuple[int, ...]
+
+
+class Follower(TorchDispatchMode):
+    """Follows passes of one model. Its parameters and buffers have the same axes in every pass."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.model = model
+        self.calls = Calls()
+        self.scope = Scope(model, self.calls.begin, self.calls.end)
+        self.record = Record()
+        self.axes: Any = WeakIdKeyDictionary()
+        self.origin: Any = WeakIdKeyDictionary()
+        """The parameter that a tensor is a view of."""
+        self.computed: Any = WeakIdKeyDictionary()
+        """The parameter that a tensor is worked out from, by parameters alone."""
+        self.names: dict[str, Tensor] = {}
+        self.touched: set[str] = set()
+        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+            self.names[name] = tensor
+            self.axes[tensor] = tuple(
+                Axis(size) if size > 1 else fixed(size, "a single index") for size in tensor.shape
+            )
+            self.origin[tensor] = name
+
+    def __enter__(self) -> Follower:
+        """Begin to follow."""
+        self.scope.__enter__()
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Leave the model as it was."""
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        self.scope.__exit__()
+
+    def axes_of(self, tensor: Tensor) -> Axes:
+        """Of a tensor seen before; what comes from elsewhere is fixed."""
+        found = self.axes.get(tensor)
+        if found is None or tuple(axis.size for axis in found) != tuple(tensor.shape):
+            found = tuple(fixed(size, "a tensor that is no parameter or buffer") for size in tensor.shape)
+            self.axes[tensor] = found
+        return found  # type: ignore[no-any-return]
+
+    def give(self, inputs: object) -> None:
+        """The network's inputs stay as they are."""
+        for leaf in tree_leaves(inputs):
+            if isinstance(leaf, Tensor):
+                self.axes[leaf] = tuple(fixed(size, "the network's input") for size in leaf.shape)
+
+    def take(self, outputs: object) -> None:
+        """And so do its outputs."""
+        for leaf in tree_leaves(outputs):
+            if isinstance(leaf, Tensor):
+                for axis in self.axes_of(leaf):
+                    axis.fix("the network's output")
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run the operation, and say which axes it gives."""
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        number = len(self.record.operators)
+        self.record.operators.append(str(func))
+        tensors = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        call = Call(func._schema.name, bound(func, args, kwargs), tensors, self.axes_of)
+        for tensor in call.tensors():
+            if (name := self.origin.get(tensor)) is not None:
+                self.touched.add(name)
+        if tensors or func._schema.is_mutable:
+            self._note(func, call, number)
+        return result
+
+    def _note(self, func: Any, call: Call, number: int) -> None:
+        found = self._by_rule(func, call)
+        first = next(iter(call.arguments.values()), None)
+        first = first[0] if isinstance(first, (list, tuple)) and first else first
+        for result, axes in zip(call.results, found, strict=False):
+            if result is not first or func._schema.name.startswith("aten::unsqueeze_"):
+                self.axes[result] = axes
+            else:  # written in place: it stays what it was
+                for mine, theirs in zip(self.axes_of(result), axes, strict=True):
+                    unify(mine, theirs)
+            passes_on = func.is_view or call.name in COPIES
+            if passes_on and isinstance(first, Tensor) and first in self.origin:
+                self.origin[result] = self.origin[first]
+            elif (name := self._all_parameters(call)) is not None:
+                self.computed[result] = name
+        if call.name == "aten::_weight_norm_interface":
+            self.record.norms.append((self.origin.get(call["g"]), self.origin.get(call["v"]), call.get("dim", 0)))
+        if call.name == "aten::mv" and self._all_parameters(call) is not None:
+            for use in call.uses:  # as spectral norms do: what stays of the weight would be another
+                use.axis.fix(f"a weight of {self.scope.module or 'the network'} is worked out from all of them")
+        if call.uses:
+            self.record.uses[number] = call.uses
+        self._note_contractions(call, number)
+
+    def _all_parameters(self, call: Call) -> str | None:
+        """Where every tensor that is taken is a parameter, or worked out from some: the name of the largest."""
+        names = [self.origin.get(x) or self.computed.get(x) for x in call.tensors()]
+        if not names or None in names:
+            return None
+        return max(names, key=lambda name: self.names[name].numel())  # type: ignore[no-any-return]
+
+    def _note_contractions(self, call: Call, number: int) -> None:
+        """Keep those by a weight; where none is one, the first."""
+        known = [each for each in call.contractions if each.weight in self.origin]
+        known += [each for each in call.contractions if each.weight in self.computed]
+        for each in (known or call.contractions)[:1]:
+            other = next((x for x in call.tensors() if x is not each.weight), each.weight)
+            weight, computed = self.origin.get(each.weight), self.computed.get(each.weight)
+            where = number, self.scope.module, call.name
+            shapes = tuple(other.shape), tuple(call.shape)
+            offset = int(each.weight.storage_offset())
+            found = Found(*where, each, weight or computed, weight is None, offset, *shapes)
+            self.record.contractions.append(found)
+
+    def _by_rule(self, func: Any, call: Call) -> Sequence[Axes]:
+        """One tuple of axes for each result."""
+        rule = rule_for(func)
+        try:
+            if rule is None:
+                raise NotImplementedError
+            found: Any = rule(call)
+            several: list[Axes] = found if isinstance(found, list) else [found]
+            sizes = [tuple(axis.size for axis in axes) for axes in several]
+            shapes = [tuple(each.shape) for each in call.results]
+            if sizes != shapes:
+                raise ValueError(f"{sizes} for {shapes}")
+        except (NotImplementedError, ValueError, IndexError, KeyError, StopIteration, AttributeError):
+            call.uses.clear()
+            call.contractions.clear()
+            return self._opaque(call)
+        return several
+
+    def _opaque(self, call: Call) -> list[Axes]:
+        """What is not followed stays as it is."""
+        what = f"{call.name.replace('::', '.')} over the channels of {self.scope.module or 'the network'}{self.line()}"
+        for tensor in call.tensors():
+            for axis in self.axes_of(tensor):
+                axis.fix(what)
+        return [tuple(fixed(size, what) for size in each.shape) for each in call.results]
+
+    def line(self) -> str:
+        """Where in the user's own code it is, in brackets."""
+        frame = sys._getframe(1)
+        while frame is not None:
+            file = frame.f_code.co_filename
+            if f"{Path(torch.__file__).parent}" not in file and not file.startswith((HERE, "<")):
+                return f" ({Path(file).name}:{frame.f_lineno})"
+            frame = frame.f_back  # type: ignore[assignment]
+        return ""
+
+
+@contextmanager
+def plain_kernels() -> Iterator[None]:
+    """For a while, attention and recurrent layers run as the operators that they are made of."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    mkldnn = torch._C._get_mkldnn_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    torch._C._set_mkldnn_enabled(False)
+    try:
+        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+            yield
+    finally:
+        torch._C._set_mkldnn_enabled(mkldnn)
+        torch.backends.mha.set_fastpath_enabled(fast)

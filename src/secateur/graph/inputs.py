@@ -1,0 +1,178 @@
+"""What a network is called with: tensors by position or by name, in lists and dicts, beside numbers and masks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from secateur.errors import TraceError
+
+Example = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
+"""A tensor; a tuple of positional arguments; a dict of keywords; or a list, which is one argument (`[image, ...]`)."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The arguments of one forward pass.
+
+    The examples lie along the first dimension of every tensor; those of a list of tensors are its members.
+    """
+
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def run(self, network: Callable[..., Any]) -> Any:
+        """What the network answers."""
+        return network(*self.args, **self.kwargs)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All of them, in order."""
+        return [leaf for leaf in tree_leaves((self.args, dict(self.kwargs))) if isinstance(leaf, Tensor)]
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is tensors by position, and nothing else."""
+        return not self.kwargs and all(isinstance(each, Tensor) for each in self.args)
+
+    def __len__(self) -> int:
+        """How many examples there are."""
+        return next(_lengths((self.args, dict(self.kwargs))), 1)
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Inputs:
+        """Every tensor changed."""
+        return Inputs(*_mapped((self.args, dict(self.kwargs)), change))
+
+    def part(self, start: int, stop: int) -> Inputs:
+        """Some of the examples."""
+        size = len(self)
+        return Inputs(*_part((self.args, dict(self.kwargs)), start, stop, size))
+
+    def chosen(self, numbers: Tensor) -> Inputs:
+        """The examples of these numbers, [n]."""
+        size = len(self)
+        return Inputs(*_chosen((self.args, dict(self.kwargs)), numbers, size))
+
+    def to(self, device: torch.device | None) -> Inputs:
+        """On another device."""
+        return self if device is None else self.map(lambda x: x.to(device))
+
+    def shapes(self) -> str:
+        """In words."""
+        return ", ".join(str(tuple(x.shape)) for x in self.tensors)
+
+
+def as_inputs(example: Example | Inputs) -> Inputs:
+    """The arguments that an example stands for. Raises TraceError on what is none."""
+    if isinstance(example, Inputs):
+        return example
+    if isinstance(example, Tensor):
+        found = Inputs((example,))
+    elif isinstance(example, Mapping):
+        found = Inputs((), {str(name): value for name, value in example.items()})
+    elif isinstance(example, tuple):
+        found = Inputs(example)
+    elif isinstance(example, list):
+        found = Inputs((example,))
+    else:
+        found = Inputs()
+    if not any(x.dim() for x in found.tensors) or not all(x.numel() for x in found.tensors):
+        raise TraceError(
+            "the example input is a tensor with a batch dimension, a tuple of what the forward takes by position, a "
+            "dict of what it takes by name, or a list where it takes one; each tensor with an example at least"
+        )
+    return found.map(Tensor.detach)
+
+
+def joined(pieces: Sequence[Inputs]) -> Inputs:
+    """The examples of several, one behind the other."""
+    return Inputs(*_joined([(piece.args, dict(piece.kwargs)) for piece in pieces]))
+
+
+class Positional(nn.Module):
+    """A network that takes its tensors one by one, and answers with those of its answer: for exporters and runtimes."""
+
+    def __init__(self, network: nn.Module, inputs: Inputs) -> None:
+        super().__init__()
+        self.network, self._inputs = network, inputs
+
+    def forward(self, *tensors: Tensor) -> Any:
+        """In the order of `Inputs.tensors`."""
+        given = iter(tensors)
+        found = self._inputs.map(lambda _: next(given)).run(self.network)
+        leaves = tuple(leaf for leaf in tree_leaves(found) if isinstance(leaf, Tensor))
+        return leaves[0] if len(leaves) == 1 else leaves
+
+
+def positional(network: nn.Module, inputs: Inputs) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """The network and its tensors as they are taken by position; itself where it takes them so."""
+    if inputs.plain:
+        return network, inputs.args
+    return Positional(network, inputs).train(network.training), tuple(inputs.tensors)
+
+
+def _lengths(value: Any) -> Iterator[int]:
+    if isinstance(value, Tensor):
+        if value.dim():
+            yield len(value)
+    elif isinstance(value, list):
+        if any(isinstance(each, Tensor) for each in value):
+            yield len(value)
+    elif isinstance(value, Mapping):
+        for each in value.values():
+            yield from _lengths(each)
+    elif isinstance(value, tuple):
+        for each in value:
+            yield from _lengths(each)
+
+
+def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {name: _mapped(each, change) for name, each in value.items()}
+    if isinstance(value, (tuple, list)):
+        return type(value)(_mapped(each, change) for each in value)
+    return value
+
+
+def _part(value: Any, start: int, stop: int, size: int) -> Any:
+    if isinstance(value, Tensor):
+        return value[start:stop] if value.dim() and len(value) == size else value
+    if isinstance(value, Mapping):
+        return {name: _part(each, start, stop, size) for name, each in value.items()}
+    if isinstance(value, list) and any(isinstance(each, Tensor) for each in value):
+        return value[start:stop] if len(value) == size else value
+    if isinstance(value, (tuple, list)):
+        return type(value)(_part(each, start, stop, size) for each in value)
+    return value
+
+
+def _chosen(value: Any, numbers: Tensor, size: int) -> Any:
+    if isinstance(value, Tensor):
+        return value[numbers.to(value.device)] if value.dim() and len(value) == size else value
+    if isinstance(value, Mapping):
+        return {name: _chosen(each, numbers, size) for name, each in value.items()}
+    if isinstance(value, list) and len(value) == size and any(isinstance(each, Tensor) for each in value):
+        return [value[number] for number in numbers.tolist()]
+    if isinstance(value, (tuple, list)):
+        return type(value)(_chosen(each, numbers, size) for each in value)
+    return value
+
+
+def _joined(values: Sequence[Any]) -> Any:
+    first = values[0]
+    if isinstance(first, Tensor):
+        return torch.cat(list(values)) if first.dim() else first
+    if isinstance(first, Mapping):
+        return {name: _joined([each[name] for each in values]) for name in first}
+    if isinstance(first, list) and any(isinstance(each, Tensor) for each in first):
+        return [each for value in values for each in value]
+    if isinstance(first, (tuple, list)):
+        return type(first)(_joined(list(each)) for each in zip(*values, strict=True))
+    return first

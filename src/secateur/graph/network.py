@@ -1,0 +1,336 @@
+"""From axes to a network: layers, sites, and what every tensor is made of."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from secateur.graph.axes import Axis, Fixed, Free, Product, Sum, product
+from secateur.graph.extent import Extent, site, whole
+from secateur.graph.follow import Follower, Found
+from secateur.graph.forward import Calls, computes_more
+from secateur.graph.graph import ChannelGroup, Held, Kind, Layer, Side, Slice
+from secateur.graph.sizes import Attribute, StatedSize, Statement
+
+
+class Keys:
+    """The sites: free axes of parameters, each with the name that it goes by."""
+
+    def __init__(self) -> None:
+        self.key: dict[Axis, str] = {}
+        self._seen: defaultdict[str, int] = defaultdict(int)
+
+    def name(self, axis: Axis, first: str) -> str:
+        """Give a free axis the name of the first layer that makes it; with a number, where that makes several."""
+        self._seen[first] += 1
+        self.key[axis] = first if self._seen[first] == 1 else f"{first}#{self._seen[first]}"
+        return self.key[axis]
+
+    def extent(self, axis: Axis) -> Extent:
+        """The axis, told for good."""
+        axis = axis.root()
+        match axis.form:
+            case Product(parts):
+                return _joined("product", [self.extent(part) for part in parts])
+            case Sum(parts):
+                return _joined("sum", [self.extent(part) for part in parts])
+            case Free() if axis in self.key:
+                return site(self.key[axis], axis.size)
+        return whole(axis.size)
+
+
+def _joined(kind: Any, parts: Sequence[Extent]) -> Extent:
+    """Flat, and what is whole on both sides as one."""
+    length = math.prod(part.length for part in parts) if kind == "product" else sum(part.length for part in parts)
+    flat = [inner for part in parts for inner in (part.parts if part.kind == kind else (part,))]
+    if all(part.kind == "whole" for part in flat):
+        return whole(length)
+    return Extent(length, kind, parts=tuple(flat))
+
+
+@dataclass
+class Described:
+    """All that a graph is made of but for its costs."""
+
+    layers: tuple[Layer, ...]
+    groups: tuple[ChannelGroup, ...]
+    tensors: tuple[Held, ...]
+    keys: Keys
+
+
+def describe(follower: Follower, calls: Calls, examples: int, itemsizes: Mapping[str, int]) -> Described:
+    """Layers in forward order, groups in that of their first layer; `itemsizes` are the caller's tensors'."""
+    runs = _runs(follower.record.contractions)
+    keys, groups = Keys(), []
+    made = {name: [found[0].what.out] for name, found in runs.items()}
+    for name, axes in made.items():
+        weighted = runs[name][0].weight is not None
+        groups += [*_sites_of(name, axes, keys)] if weighted else []
+    groups += [*_bare(follower, keys)]
+    layers = tuple(
+        replace(_layer(name, found, follower, calls, keys, examples), itemsize=itemsizes.get(found[0].weight or "", 4))
+        for name, found in runs.items()
+    )
+    roles = _roles(runs, follower)
+    filled = [_filled(key, width, reason, axis, layers, roles) for key, width, reason, axis in groups]
+    return Described(layers, tuple(filled), _tensors(follower, runs, keys, itemsizes), keys)
+
+
+def _runs(contractions: Sequence[Found]) -> dict[str, list[Found]]:
+    """By layer: what multiplies by the same part of the same weight is one that runs several times."""
+    runs: dict[str, list[Found]] = {}
+    names: dict[tuple[Any, ...], str] = {}
+    for found in contractions:
+        axes = (found.what.contracted, found.what.out)
+        place = (found.weight or found.number, found.offset, *(tuple(axis.leaves()) for axis in axes))
+        if place not in names:
+            names[place] = _unused(_name(found), runs)
+        runs.setdefault(names[place], []).append(found)
+    return runs
+
+
+def _unused(name: str, taken: Container[str]) -> str:
+    number = 2
+    while (other := name if name not in taken else f"{name}[{number}]") in taken:
+        number += 1
+    return other
+
+
+def _name(found: Found) -> str:
+    """A layer by the module whose `weight` it is; another parameter by its own name; a product by where it is."""
+    if found.weight is None:
+        return f"{found.module or 'network'}.product"
+    owner, _, leaf = found.weight.rpartition(".")
+    return owner if leaf == "weight" and owner else found.weight
+
+
+Site = tuple[str, int, str, Axis]
+"""Key, width, why it is fixed, and its axis."""
+
+
+def _sites_of(name: str, axes: Iterable[Axis], keys: Keys) -> Iterable[Site]:
+    """The free axes that a layer is the first to make; or, where nothing of it is free, its output with the reason."""
+    for axis in axes:
+        leaves = list(dict.fromkeys(axis.leaves()))
+        free = [leaf for leaf in leaves if isinstance(leaf.form, Free) and leaf.size > 1]
+        for leaf in free:
+            if leaf not in keys.key:
+                yield keys.name(leaf, name), leaf.size, "", leaf
+        if not free and leaves and leaves[0] not in keys.key:
+            reason = next((leaf.form.reason for leaf in leaves if isinstance(leaf.form, Fixed)), "a single channel")
+            keys.key[leaves[0]] = name
+            yield keys.name(leaves[0], name), axis.size, "a single channel" if axis.size == 1 else reason, leaves[0]
+
+
+def _bare(follower: Follower, keys: Keys) -> Iterable[Site]:
+    """Free axes that parameters alone make."""
+    for name in follower.touched:
+        for axis in follower.axes[follower.names[name]]:
+            for leaf in dict.fromkeys(axis.leaves()):
+                if isinstance(leaf.form, Free) and leaf.size > 1 and leaf not in keys.key:
+                    yield keys.name(leaf, name), leaf.size, "", leaf
+
+
+def _layer(name: str, found: Sequence[Found], follower: Follower, calls: Calls, keys: Keys, examples: int) -> Layer:
+    first, what = found[0], found[0].what
+    module = _module(follower.model, name)
+    groups = what.groups.size if what.groups is not None else 1
+    others = [leaf for axis in what.others for leaf in axis.factors()]
+    often = [leaf for leaf in others if keys.extent(leaf).kind != "whole"]
+    fixed = math.prod(leaf.size for leaf in others) // math.prod(leaf.size for leaf in often)
+    calls_of_it = sum(math.prod(axis.size for axis in each.what.others) for each in found)
+    stride = getattr(module, "stride", 1)
+    shapes = calls.shapes.get(name, [(first.in_shape, first.out_shape)])
+    kind = _kind(first)
+    own = first.weight == f"{name}.weight" and not first.computed and kind in ("conv", "depthwise", "linear")
+    return Layer(
+        name=name,
+        kind=kind,
+        in_channels=what.contracted.size,
+        out_channels=what.out.size,
+        kernel=what.kernel,
+        stride=int(stride[0]) if isinstance(stride, tuple) else int(stride) if isinstance(stride, int) else 1,
+        groups=groups if kind != "product" else 1,
+        in_hw=tuple(shapes[0][0][2:]) if what.kernel else (1, 1),
+        out_hw=tuple(shapes[0][1][2:]) if what.kernel else (1, 1),
+        positions=max(calls_of_it // examples, 1),
+        itemsize=4,
+        inputs=keys.extent(what.contracted),
+        outputs=keys.extent(what.out),
+        split=keys.extent(what.groups) if what.groups is not None else whole(1),
+        repeats=keys.extent(product(often)) if often and fixed else whole(1),
+        weight=first.weight or "",
+        once=own and len(found) == 1 and _runs_as_is(module, shapes, examples),
+        norm=calls.norms.get(name),
+        shortcut=calls.shortcuts.get(name),
+    )
+
+
+def _runs_as_is(module: nn.Module | None, shapes: Sequence[Any], examples: int) -> bool:
+    return module is not None and len(shapes) == 1 and shapes[0][0][0] == examples and not computes_more(module)
+
+
+def _module(model: nn.Module, name: str) -> nn.Module | None:
+    try:
+        return model.get_submodule(name)
+    except AttributeError:
+        return None
+
+
+def _kind(found: Found) -> Kind:
+    if found.weight is None:
+        return "product"
+    if not found.what.kernel:
+        return "linear"
+    if found.what.sides == (0, 1):
+        return "transposed"
+    groups = found.what.groups
+    alone = groups is not None and groups.size == found.what.contracted.size == found.what.out.size
+    return "depthwise" if alone else "conv"
+
+
+def _roles(runs: dict[str, list[Found]], follower: Follower) -> dict[Axis, str]:
+    """What the units of axes are that products of activations tell: heads, and dimensions of queries and values."""
+    roles: dict[Axis, str] = {}
+    for found in (found for each in runs.values() for found in each if found.weight is None):
+        for axis in found.what.factor:
+            roles |= dict.fromkeys(axis.leaves(), "heads")
+        for leaf in found.what.contracted.leaves():
+            roles.setdefault(leaf, "query and key dims")
+        for leaf in found.what.out.leaves():
+            roles.setdefault(leaf, "value dims")
+    for name, tensor in follower.names.items():
+        if "weight_hh" in name and tensor.dim() > 1:
+            roles |= dict.fromkeys(follower.axes[tensor][1].leaves(), "hidden units")
+    return roles
+
+
+def _filled(
+    key: str, width: int, fixed: str, axis: Axis, layers: Sequence[Layer], roles: dict[Axis, str]
+) -> ChannelGroup:
+    """A group with the layers that make and read it."""
+    slices = []
+    for layer in layers:
+        for side, extent in (("out", layer.outputs), ("in", layer.inputs)):
+            if key in extent.groups and key not in layer.split.groups and layer.kind != "product":
+                slices.append(Slice(layer.name, side, extent.index(key)))  # type: ignore[arg-type]
+    producers = tuple(part.module for part in slices if part.side == "out")
+    consumers = tuple(layer.name for layer in layers if key in layer.inputs.groups and key not in layer.split.groups)
+    if not fixed and not any(key in (*layer.inputs.groups, *layer.repeats.groups) for layer in layers):
+        fixed = "nothing that is cut reads it"
+    if not producers and not consumers:
+        consumers = tuple(layer.name for layer in layers if key in layer.keys)
+    if fixed:
+        producers = producers or (key.partition("#")[0],)
+    default = "channels" if any(x.kernel for x in layers if x.name in producers) else "features"
+    return ChannelGroup(
+        key, width, tuple(slices), producers, consumers, roles.get(axis, default),
+        axis.added and len(producers) > 1, axis.mixed, fixed,
+    )  # fmt: skip
+
+
+def _tensors(
+    follower: Follower, runs: dict[str, list[Found]], keys: Keys, itemsizes: Mapping[str, int]
+) -> tuple[Held, ...]:
+    """Every parameter and buffer, under each of its names."""
+    trained = {name for name, _ in follower.model.named_parameters()}
+    stored = set(follower.model.state_dict())
+    layer_of = {found[0].weight: name for name, found in runs.items() if found[0].weight is not None}
+    return tuple(
+        Held(
+            name, tuple(keys.extent(axis) for axis in follower.axes[tensor]), itemsizes[name], name in trained,
+            name in stored, layer_of.get(name, ""),
+        )
+        for name, tensor in follower.names.items()
+    )  # fmt: skip
+
+
+def stated_sizes(statements: Sequence[Statement], keys: Keys) -> tuple[StatedSize, ...]:
+    """Those that may change, or must not; what is stated differently in two runs of one forward is left out."""
+    found: dict[tuple[Any, ...], StatedSize | None] = {}
+    for each in statements:
+        extents = tuple(keys.extent(axis) for axis in each.axes)
+        stated = StatedSize(each.module, each.function, each.call, each.path, extents, each.constant, each.several)
+        place = (each.module, each.function, each.call, each.path)
+        found[place] = stated if found.setdefault(place, stated) == stated else None
+    return tuple(
+        each for each in found.values()
+        if each is not None and (each.constant is not None or any(extent.groups for extent in each.extents))
+    )  # fmt: skip
+
+
+SIDES: dict[str, tuple[str, int]] = {
+    "in_channels": ("weight", 1), "out_channels": ("weight", 0), "in_features": ("weight", 1),
+    "out_features": ("weight", 0), "num_features": ("weight", 0), "num_channels": ("weight", 0),
+    "num_parameters": ("weight", 0), "embedding_dim": ("weight", 1), "hidden_size": ("weight_hh_l0", 1),
+    "input_size": ("weight_ih_l0", 1), "embed_dim": ("out_proj.weight", 0), "in1_features": ("weight", 1),
+}  # fmt: skip
+"""Attributes of torch's own modules, and the tensor and the dimension whose size they say."""
+SPOKEN = ("head", "dim", "hidden", "width", "channel", "embed", "feature", "inner", "size", "group", "split")
+UNSPOKEN = ("window", "patch", "kernel", "stride", "image", "img", "layer", "batch", "class", "label", "vocab", "_size")
+
+
+def says_size(name: str) -> bool:
+    """Whether an attribute of this name may say how long something is."""
+    return name in SIDES or (any(x in name for x in SPOKEN) and not any(x in name for x in UNSPOKEN))
+
+
+def attributes(model: nn.Module, follower: Follower, layers: Sequence[Layer], keys: Keys) -> tuple[Attribute, ...]:
+    """What modules say of their own sizes, by names that torch uses."""
+    by_name = {layer.name: layer for layer in layers}
+    found: list[Attribute] = []
+    for name, module in model.named_modules():
+        layer = by_name.get(name)
+        for attribute, (tensor, dim) in SIDES.items():
+            if isinstance(getattr(module, attribute, None), int):
+                extent = _of(follower, keys, f"{name}.{tensor}".lstrip("."), dim)
+                if layer is not None and attribute.startswith(("in_", "out_")):
+                    extent = layer.inputs if attribute.startswith("in_") else layer.outputs
+                if extent is not None and extent.length == getattr(module, attribute):
+                    found.append(Attribute(name, attribute, (extent,)))
+        if layer is not None and layer.split.length > 1 and isinstance(getattr(module, "groups", None), int):
+            found.append(Attribute(name, "groups", (layer.split,)))
+        shape = getattr(module, "normalized_shape", None)
+        if isinstance(shape, tuple) and getattr(module, "weight", None) is not None:
+            extents = [_of(follower, keys, f"{name}.weight".lstrip("."), dim) for dim in range(len(shape))]
+            found.append(Attribute(name, "normalized_shape", tuple(x for x in extents if x is not None), True))
+    return tuple(each for each in found if any(extent.groups for extent in each.extents))
+
+
+def spoken(model: nn.Module, stated: Sequence[StatedSize], known: Sequence[Attribute]) -> tuple[Attribute, ...]:
+    """Other whole numbers of modules that are stated as sizes in their forwards, wherever they are that size alone."""
+    taken = {(each.module, each.name) for each in known}
+    found = []
+    for name, module in model.named_modules():
+        mine = [x for each in stated if each.module == name and not each.several for x in each.extents]
+        for attribute, value in vars(module).items():
+            if isinstance(value, bool) or not isinstance(value, int) or (name, attribute) in taken:
+                continue
+            if not says_size(attribute):
+                continue
+            alike = {extent for extent in mine if extent.length == value}
+            if len(alike) == 1 and value > 1:
+                found.append(Attribute(name, attribute, tuple(alike), guessed=True))
+    return tuple(found)
+
+
+def _of(follower: Follower, keys: Keys, tensor: str, dim: int) -> Extent | None:
+    held: Tensor | None = follower.names.get(tensor)
+    if held is None or held.dim() <= dim:
+        return None
+    return keys.extent(follower.axes[held][dim])
+
+
+def with_reasons(groups: Sequence[ChannelGroup], reasons: dict[str, str]) -> tuple[ChannelGroup, ...]:
+    """The groups, of which these are fixed."""
+    return tuple(replace(group, fixed=reasons.get(group.key, group.fixed)) for group in groups)
+
+
+def sides(layers: Iterable[Layer]) -> dict[tuple[str, Side], Extent]:
+    """Of all layers, what each side is made of."""
+    return {(layer.name, side): getattr(layer, f"{side}puts") for layer in layers for side in ("in", "out")}

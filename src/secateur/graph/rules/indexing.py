@@ -1,0 +1,84 @@
+"""Operators that find elements by numbers which the data, or a table, tells."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from secateur.graph.axes import Axis
+from secateur.graph.rules.elementwise import broadcast
+from secateur.graph.rules.table import Axes, Call, rule
+
+BY_NUMBER = "finds them by their numbers"
+
+
+@rule("aten::embedding")
+def embedding(call: Call) -> Axes:
+    """Rows of a table [entries, features]; an entry has a number, and stays."""
+    table = call.axes("weight")
+    call.fix(table[:1], BY_NUMBER)
+    return (*call.axes("indices"), table[1])
+
+
+@rule("aten::_embedding_bag", "aten::_embedding_bag_forward_only")
+def embedding_bag(call: Call) -> Sequence[Axes]:
+    """Sums of rows of a table."""
+    table = call.axes("weight")
+    call.fix(table[:1], BY_NUMBER)
+    first = (call.fixed(call.shape[0]), table[1])
+    return [first, *(tuple(call.fixed(size) for size in each.shape) for each in call.results[1:])]
+
+
+@rule("aten::index_select")
+def index_select(call: Call) -> Axes:
+    """Some indices of one dimension."""
+    axes = list(call.axes("self"))
+    dim = call["dim"] % len(axes)
+    call.fix([axes[dim]], BY_NUMBER)
+    axes[dim] = call.fixed(call.shape[dim])
+    return tuple(axes)
+
+
+@rule("aten::index", "aten::_unsafe_index")
+def index(call: Call) -> Axes:
+    """Dimensions with indices go, and those of the indices come in their place."""
+    axes = call.axes("self")
+    indices: list[Tensor | None] = list(call["indices"])
+    if any(each is not None and each.dtype.is_floating_point is False and each.dim() > 1 and each.element_size() == 1
+           for each in indices):  # fmt: skip
+        raise NotImplementedError  # a mask
+    indices += [None] * (len(axes) - len(indices))
+    picked = [dim for dim, each in enumerate(indices) if each is not None]
+    call.fix([axes[dim] for dim in picked], BY_NUMBER)
+    tables = [call.axes_of(each) for each in indices if each is not None]
+    wide = max(map(len, tables))
+    new = broadcast(tables, wide) if len(call.shape) == len(axes) - len(picked) + wide else ()
+    if [axis.size for axis in new] != _new_sizes(call, axes, picked, wide):
+        new = tuple(call.fixed(size) for size in _new_sizes(call, axes, picked, wide))
+    together = picked == list(range(picked[0], picked[0] + len(picked)))
+    rest = [axis for dim, axis in enumerate(axes) if dim not in picked]
+    place = picked[0] if together else 0
+    return (*rest[:place], *new, *rest[place:])
+
+
+def _new_sizes(call: Call, axes: Axes, picked: Sequence[int], wide: int) -> list[int]:
+    together = list(picked) == list(range(picked[0], picked[0] + len(picked)))
+    place = picked[0] if together else 0
+    return list(call.shape[place : place + wide])
+
+
+@rule("aten::gather", "aten::take_along_dim")
+def gather(call: Call) -> Axes:
+    """Along one dimension by numbers; along the others, those of the table of numbers."""
+    axes, table = call.axes("self"), call.axes("index")
+    dim = call["dim"] % len(axes)
+    call.fix([axes[dim], table[dim]], BY_NUMBER)
+    found: list[Axis] = []
+    for number, (mine, theirs) in enumerate(zip(axes, table, strict=True)):
+        if number != dim and mine.size == theirs.size:
+            broadcast([(mine,), (theirs,)], 1)
+        elif number != dim:
+            call.fix([mine, theirs], BY_NUMBER)
+        found.append(theirs)
+    return tuple(found)

@@ -1,0 +1,61 @@
+"""Which module's forward is running, told by hooks that are there for a while."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+
+class Scope:
+    """Follows the calls of a model's modules between `__enter__` and `__exit__`."""
+
+    def __init__(
+        self, model: nn.Module, begin: Callable[[str], None] | None = None, end: Callable[[], None] | None = None
+    ) -> None:
+        """`begin(name)` and `end()` are called as each forward begins and ends."""
+        self._model = model
+        self._on_begin, self._on_end = begin or (lambda name: None), end or (lambda: None)
+        self._handles: list[Any] = []
+        self._within: list[tuple[str, int]] = []
+        self._calls: Counter[str] = Counter()
+
+    def __enter__(self) -> Scope:
+        """Begin."""
+        self._calls.clear()
+        self._within.clear()
+        for name, module in self._model.named_modules():
+            self._handles += [
+                module.register_forward_pre_hook(partial(self._begin, name), prepend=True),
+                module.register_forward_hook(self._end, always_call=True),
+            ]
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Leave the model as it was."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def _begin(self, name: str, module: nn.Module, args: object) -> None:
+        self._within.append((name, self._calls[name]))
+        self._calls[name] += 1
+        self._on_begin(name)
+
+    def _end(self, module: nn.Module, args: object, output: object) -> None:
+        if self._within:
+            self._within.pop()
+            self._on_end()
+
+    @property
+    def module(self) -> str:
+        """The innermost module that is running; empty for the network itself, or outside."""
+        return self._within[-1][0] if self._within else ""
+
+    @property
+    def running(self) -> tuple[tuple[str, int], ...]:
+        """All modules that are running, outermost first, each with the number of its call."""
+        return tuple(self._within)

@@ -1,0 +1,325 @@
+"""Sizes that a forward writes down itself: `x.view(B, N, 3, self.num_heads, 64)` asks for the old ones.
+
+A pruned network has to state others. Each call that takes sizes is found by the module in whose forward it is, the
+function, and which call of it in one run of that forward it is; what is stated there is an extent.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from secateur.graph.axes import Axis, piece, product
+from secateur.graph.extent import Extent
+
+Path = tuple[int | str, ...]
+"""Where an argument lies: a position or a name, and a position in it where it is a tuple."""
+
+FUNCTIONS: dict[Any, str] = {
+    Tensor.view: "view",
+    Tensor.reshape: "reshape",
+    torch.reshape: "reshape",
+    Tensor.expand: "expand",
+    Tensor.repeat: "repeat",
+    Tensor.unflatten: "unflatten",
+    torch.unflatten: "unflatten",
+    Tensor.split: "split",
+    torch.split: "split",
+    Tensor.split_with_sizes: "split",
+    Tensor.chunk: "chunk",
+    torch.chunk: "chunk",
+    Tensor.narrow: "narrow",
+    torch.narrow: "narrow",
+    Tensor.__getitem__: "getitem",
+    Tensor.__setitem__: "setitem",
+    F.pad: "pad",
+    torch.zeros: "made",
+    torch.ones: "made",
+    torch.full: "made",
+    torch.empty: "made",
+    Tensor.new_zeros: "new",
+    Tensor.new_ones: "new",
+    Tensor.new_full: "new",
+    Tensor.new_empty: "new",
+    Tensor.repeat_interleave: "repeat_interleave",
+    torch.repeat_interleave: "repeat_interleave",
+    F.layer_norm: "layer_norm",
+    F.group_norm: "group_norm",
+    F.scaled_dot_product_attention: "attention",
+    Tensor.mul: "mul",
+    torch.mul: "mul",
+    Tensor.__mul__: "mul",
+    Tensor.__rmul__: "mul",
+    Tensor.mul_: "mul",
+    Tensor.div: "div",
+    torch.div: "div",
+    Tensor.__truediv__: "div",
+    Tensor.div_: "div",
+}
+"""What may be called with a size, or with a number that follows from one."""
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """A whole number of a module, or a tuple of them, that says how long something is."""
+
+    module: str
+    name: str
+    extents: tuple[Extent, ...]
+    several: bool = False
+    """Whether it is a tuple."""
+    guessed: bool = False
+    """Whether it was found by its name and value, not by what torch's own modules call it."""
+
+    def value(self, counts: Mapping[str, int]) -> int | tuple[int, ...]:
+        """What it has to be with these units left."""
+        sizes = tuple(int(extent.size(counts)) for extent in self.extents)
+        return sizes if self.several else sizes[0]
+
+
+@dataclass(frozen=True)
+class StatedSize:
+    """One argument of one call: a size, several, or a number that has to stay as it was."""
+
+    module: str
+    function: str
+    call: int
+    path: Path
+    extents: tuple[Extent, ...] = ()
+    constant: float | None = None
+    several: bool = False
+
+    def value(self, counts: Mapping[str, int]) -> int | float | list[int]:
+        """What has to be stated with these units left."""
+        if self.constant is not None:
+            return self.constant
+        sizes = [int(extent.size(counts)) for extent in self.extents]
+        return sizes if self.several else sizes[0]
+
+
+@dataclass
+class Statement:
+    """The same while a pass is followed: of axes."""
+
+    module: str
+    function: str
+    call: int
+    path: Path
+    axes: tuple[Axis, ...] = ()
+    constant: float | None = None
+    several: bool = False
+
+
+Told = tuple[Path, tuple[Axis, ...], bool]
+
+
+def kind_of(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str | None:
+    """The function's name and how many sizes it is given: calls are numbered among their like. None if none are."""
+    name = FUNCTIONS.get(func)
+    if name is None:
+        return None
+    given = args[1] if len(args) == 2 else None
+    return f"{name}{len(given) if isinstance(given, (tuple, list)) else len(args) + len(kwargs)}"
+
+
+def name_of(kind: str) -> str:
+    """Without the number."""
+    return kind.rstrip("0123456789")
+
+
+def argument(args: Sequence[Any], kwargs: Mapping[str, Any], path: Path) -> Any:
+    """What lies at a path; None where nothing does."""
+    found: Any = kwargs.get(path[0]) if isinstance(path[0], str) else args[path[0]] if path[0] < len(args) else None
+    for step in path[1:]:
+        found = found[step]
+    return found
+
+
+class Calls:
+    """Numbers the calls of functions within every forward that is running."""
+
+    def __init__(self) -> None:
+        self.counts: list[tuple[str, Counter[str]]] = [("", Counter())]
+
+    def begin(self, module: str) -> None:
+        """A forward begins."""
+        self.counts.append((module, Counter()))
+
+    def end(self) -> None:
+        """The innermost ends."""
+        self.counts.pop()
+
+    def next(self, function: str) -> tuple[str, int]:
+        """The innermost module, and the number of this call within its forward."""
+        for _, counts in self.counts:
+            counts[function] += 1
+        module, counts = self.counts[-1]
+        return module, counts[function]
+
+
+class Recorder(TorchFunctionMode):
+    """Notes what sizes are stated while a pass is followed; `axes_of` tells the axes of a tensor."""
+
+    def __init__(self, axes_of: Callable[[Tensor], tuple[Axis, ...]], calls: Calls) -> None:
+        super().__init__()
+        self.axes_of, self.calls = axes_of, calls
+        self.statements: list[Statement] = []
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Call it, and note its sizes."""
+        kwargs = kwargs or {}
+        kind = kind_of(func, args, kwargs)
+        if kind is None:
+            return func(*args, **kwargs)
+        name = FUNCTIONS[func]
+        module, call = self.calls.next(kind)
+        taken = [self.axes_of(x) if isinstance(x, Tensor) else () for x in args[:1]]
+        result = func(*args, **kwargs)
+        with suppress(IndexError, TypeError, KeyError, ValueError, AttributeError):
+            for path, axes, several in _told(name, args, kwargs, result, self.axes_of, taken[0] if taken else ()):
+                self.statements.append(Statement(module, kind, call, path, axes, several=several))
+            for path, number in _numbers(name, args, kwargs):
+                self.statements.append(Statement(module, kind, call, path, constant=number))
+        return result
+
+
+def _told(
+    name: str, args: Any, kwargs: Any, result: Any, axes_of: Callable[[Tensor], tuple[Axis, ...]], taken: Any
+) -> Iterator[Told]:
+    """Paths of sizes among the arguments of a call, and the axes that they are the sizes of."""
+    match name:
+        case "view" | "reshape" | "expand" | "new" | "made":
+            yield from _each(args, kwargs, 0 if name == "made" else 1, ("size", "shape"), axes_of(result))
+        case "split" | "chunk":
+            yield from _parts(args, kwargs, [axes_of(part) for part in result])
+        case "getitem" | "setitem":
+            yield from _slices(args[1], taken)
+        case "repeat" | "repeat_interleave":
+            yield from _repeated(name, args, kwargs, axes_of(result), taken)
+        case _:
+            yield from _named(name, args, kwargs, axes_of(result), taken)
+
+
+def _named(name: str, args: Any, kwargs: Any, made: Sequence[Axis], taken: Sequence[Axis]) -> Iterator[Told]:
+    """Of functions that are told a dimension, or one size."""
+    match name:
+        case "unflatten":
+            dim = (args[1] if len(args) > 1 else kwargs["dim"]) % len(taken)
+            where = _where(args, 2, "sizes")
+            for number in range(len(argument(args, kwargs, where))):
+                yield (*where, number), (made[dim + number],), False
+        case "narrow":
+            dim, start = args[1] % len(taken), args[2]
+            yield (2,), (piece(taken[dim], 0, start),), False
+            yield (3,), (made[dim],), False
+        case "pad":
+            yield from _pads(args, kwargs, taken, made)
+        case "layer_norm":
+            where = _where(args, 1, "normalized_shape")
+            yield where, tuple(made[-len(argument(args, kwargs, where)) :]), True
+        case "group_norm":
+            where = _where(args, 1, "num_groups")
+            yield where, (_leading(taken[1], argument(args, kwargs, where)),), False
+
+
+def _where(args: Any, place: int, name: str) -> Path:
+    """By position or by name."""
+    return (place,) if len(args) > place else (name,)
+
+
+def _parts(args: Any, kwargs: Any, parts: Sequence[Sequence[Axis]]) -> Iterator[Told]:
+    """Of what is taken apart: all sizes together."""
+    dim = kwargs.get("dim", args[2] if len(args) > 2 else 0)
+    where: Path = (1,) if len(args) > 1 else (next(name for name in kwargs if name != "dim"),)
+    yield where, tuple(part[dim] for part in parts), True
+
+
+def _repeated(name: str, args: Any, kwargs: Any, made: Sequence[Axis], taken: Sequence[Axis]) -> Iterator[Told]:
+    """How many times: the factors that the result has more."""
+    if name == "repeat":
+        new = len(made) - len(taken)
+        times = [axis.factors()[: -len(taken[dim - new].factors()) or None] if dim >= new else axis.factors()
+                 for dim, axis in enumerate(made)]  # fmt: skip
+        yield from _each(args, kwargs, 1, ("repeats",), [product(factors) for factors in times])
+        return
+    dim = kwargs.get("dim", args[2] if len(args) > 2 else None)
+    where = _where(args, 1, "repeats")
+    if dim is not None and isinstance(argument(args, kwargs, where), int):
+        yield where, (product(made[dim].factors()[len(taken[dim].factors()) :]),), False
+
+
+def _each(args: Any, kwargs: Any, first: int, names: Sequence[str], axes: Sequence[Axis]) -> Iterator[Told]:
+    """Sizes given one by one, or as one tuple, by position or by name."""
+    where: Path = next(((name,) for name in names if name in kwargs), (first,))
+    sizes = argument(args, kwargs, where)
+    if isinstance(sizes, (tuple, list)):
+        for number, axis in enumerate(axes):
+            if sizes[number] != -1:
+                yield (*where, number), (axis,), False
+    elif isinstance(sizes, int):
+        for number, axis in enumerate(axes):
+            if args[first + number] != -1:
+                yield (first + number,), (axis,), False
+
+
+def _slices(index: Any, taken: Sequence[Axis]) -> Iterator[Told]:
+    """Where stretches begin and end."""
+    several = isinstance(index, tuple)
+    dim = 0
+    for number, each in enumerate(index if several else (index,)):
+        if each is Ellipsis:
+            rest = [x for x in (index if several else (index,))[number + 1 :] if x is not None]
+            dim = len(taken) - len(rest)
+            continue
+        if each is None:
+            continue
+        if isinstance(each, slice) and each.step in (None, 1) and (each.start or each.stop is not None):
+            size = taken[dim].size
+            start, stop, _ = each.indices(size)
+            where: Path = (1, number) if several else (1,)
+            yield (*where, "slice"), (piece(taken[dim], 0, start), piece(taken[dim], start, stop)), True
+        dim += each.dim() if isinstance(each, Tensor) and each.dtype == torch.bool else 1
+
+
+def _pads(args: Any, kwargs: Any, taken: Sequence[Axis], made: Sequence[Axis]) -> Iterator[Told]:
+    """Before and behind, from the last dimension on."""
+    where = _where(args, 1, "pad")
+    pads = argument(args, kwargs, where)
+    for number in range(0, len(pads), 2):
+        dim = len(taken) - 1 - number // 2
+        before, after = pads[number : number + 2]
+        if before > 0:
+            yield (*where, number), (piece(made[dim], 0, before),), False
+        if after > 0:
+            yield (*where, number + 1), (piece(made[dim], made[dim].size - after, made[dim].size),), False
+
+
+def _leading(axis: Axis, count: int) -> Axis:
+    """The first factors of an axis, which have so many indices together."""
+    found: list[Axis] = []
+    for factor in axis.factors():
+        if count == 1:
+            break
+        found.append(factor)
+        count //= factor.size
+    return product(found)
+
+
+def _numbers(name: str, args: Any, kwargs: Any) -> Iterator[tuple[Path, float]]:
+    """Numbers that must stay what they are, though they may be worked out from a size."""
+    if name in ("mul", "div"):
+        for place, value in enumerate(args[:2]):
+            if isinstance(value, (int, float)) and not isinstance(value, bool):
+                yield (place,), float(value)
+    elif name == "attention" and not kwargs.get("scale") and len(args) < 7:
+        yield ("scale",), float(args[0].shape[-1]) ** -0.5

@@ -1,0 +1,132 @@
+"""A pruned network states its own sizes where the forward of its class states the dense ones.
+
+A module whose forward writes sizes down (`x.view(B, N, 3, 12, 64)`) becomes one of a class of its own, below its own
+class: its forward is the same, but the arguments named are replaced as torch's functions are called. This is plain
+Python while the forward runs, so that exporters, compilers and autograd see a network like any other.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from secateur.graph.sizes import Path, kind_of, name_of
+
+Stated = dict[str, list[tuple[Path, Any]]]
+"""`function:call` -> what lies at which path of its arguments."""
+
+
+class Restating(TorchFunctionMode):
+    """While it is there, the calls that are named take the arguments that are named."""
+
+    def __init__(self, stated: Stated) -> None:
+        super().__init__()
+        self.stated, self.counts = stated, dict[str, int]()
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Call it with what it is to be called with."""
+        kwargs = kwargs or {}
+        kind = kind_of(func, args, kwargs)
+        if kind is None:
+            return func(*args, **kwargs)
+        self.counts[kind] = self.counts.get(kind, 0) + 1
+        changes = self.stated.get(f"{kind}:{self.counts[kind]}")
+        if changes is None:
+            return func(*args, **kwargs)
+        for path, value in changes:
+            args, kwargs = replaced(args, kwargs, path, value)
+        if name_of(kind) == "chunk":
+            dim = kwargs.get("dim", args[2] if len(args) > 2 else 0)
+            return torch.split(args[0], args[1] if len(args) > 1 else kwargs["chunks"], dim)
+        return func(*args, **kwargs)
+
+
+class Restated:
+    """Beside a module's own class: its forward states `stated_sizes`."""
+
+    stated_sizes: Stated
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copied and pickled by the class that it was of: its own is made as it is needed, and has no place."""
+        return _empty, (type(self).__bases__[1],), self.__dict__
+
+
+_CLASSES: dict[type, type] = {}
+
+
+def _restated(kind: type) -> type:
+    if kind not in _CLASSES:
+
+        @functools.wraps(kind.forward)  # type: ignore[attr-defined]
+        def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+            with Restating(self.stated_sizes):
+                return kind.forward(self, *args, **kwargs)  # type: ignore[attr-defined]
+
+        own = {"forward": forward, "__module__": kind.__module__, "__qualname__": kind.__qualname__}
+        _CLASSES[kind] = type(kind.__name__, (Restated, kind), own)
+    return _CLASSES[kind]
+
+
+def _empty(kind: type) -> nn.Module:
+    """One of its kind, to be filled."""
+    made: nn.Module = object.__new__(_restated(kind))
+    return made
+
+
+def restate(module: nn.Module, stated: Stated) -> None:
+    """Make a module state these sizes; none make it one of its own class again."""
+    if stated and not isinstance(module, Restated):
+        module.__class__ = _restated(type(module))
+    if stated:
+        module.stated_sizes = stated  # type: ignore[assignment]
+    elif isinstance(module, Restated):
+        del module.stated_sizes
+        module.__class__ = type(module).__mro__[2]
+
+
+def grouped(sizes: Iterable[tuple[str, str, int, Path, Any]]) -> dict[str, Stated]:
+    """By module: (module, function, call, path, value)."""
+    found: defaultdict[str, Stated] = defaultdict(dict)
+    for module, function, call, path, value in sizes:
+        found[module].setdefault(f"{function}:{call}", []).append((path, value))
+    return dict(found)
+
+
+def replaced(
+    args: tuple[Any, ...], kwargs: Mapping[str, Any], path: Path, value: Any
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments with another value at a path."""
+    first, rest = path[0], path[1:]
+    kwargs = dict(kwargs)
+    if isinstance(first, str):
+        kwargs[first] = _within(kwargs.get(first), rest, value)
+        return args, kwargs
+    changed = list(args)
+    changed[first] = _within(changed[first], rest, value)
+    return tuple(changed), kwargs
+
+
+def _within(old: Any, path: Path, value: Any) -> Any:
+    if not path:
+        return value
+    if path[0] == "slice":
+        return _slice(old, value)
+    changed = list(old)
+    changed[path[0]] = _within(changed[path[0]], path[1:], value)  # type: ignore[index]
+    return tuple(changed) if isinstance(old, tuple) else changed
+
+
+def _slice(old: slice, value: Sequence[int]) -> slice:
+    """A stretch of so many behind so many; open ends stay open."""
+    start, length = value
+    return slice(
+        None if old.start is None else start, None if old.stop is None else start + length, old.step
+    )  # fmt: skip
