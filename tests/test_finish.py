@@ -459,7 +459,7 @@ FLAT = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
         (FLAT, (X, torch.rand(8, 3)), r"labels \[8, 3\] of float32"),
         (FLAT, (X, torch.zeros(8, dtype=torch.int32)), "of int32"),
         (FLAT, (X, torch.full((8,), 3)), "label 3: the network tells 3 classes apart"),
-        (FLAT, {"x": X, "y": torch.zeros(8)}, "a dict, not pairs of tensors"),
+        (FLAT, {"x": X, "y": torch.zeros(8)}, "a dict, not pairs"),
         (FLAT, X, "a Tensor, not pairs"),
         (nn.Sequential(nn.Flatten(), nn.Linear(36, 1)), (X, torch.zeros(8).long()), "of two classes or more"),
         (Wide(), (X, torch.zeros(8).long()), r"class indices \[8, 6, 6\]"),

@@ -105,8 +105,9 @@ def _grid_of(shape: Any, graph: ModelGraph, space: SearchSpace) -> dict[str, Any
 def _sizes(layer: Layer, side: str, space: SearchSpace) -> Iterator[int]:
     extent = getattr(layer, side)
     whole = {site.key: site for site in space.sites}
+    cut = [key for key in extent.groups if key in whole and key not in layer.split.groups]
     for fraction in FRACTIONS:
-        counts = {key: whole[key].count(fraction) for key in extent.groups if key in whole}
+        counts = {key: whole[key].count(fraction) for key in cut}
         yield extent.size(counts)
 
 

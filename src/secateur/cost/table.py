@@ -67,7 +67,11 @@ class LayerTable:
                 f"the {self.metric} table of {self.device} ({self.runtime}) was made for narrower layers than "
                 f"{layer.name}, {layer.in_channels} -> {layer.out_channels} channels. Profile this network"
             )
-        taken = grid.at(keep_in, keep_out, self.step)
+        share: Count | float = 1.0
+        if layer.kind == "conv" and layer.split.groups:  # of its groups; each takes what it takes beside all others
+            share = np.maximum(layer.groups, 1) / layer.split.length
+            keep_in, keep_out = (np.rint(keep / share).astype(np.int64) for keep in (keep_in, keep_out))
+        taken = grid.at(keep_in, keep_out, self.step) * share
         if layer.blocks and len(densities):
             kind, whole = str(layer.blocks.pattern), kept_weights(layer, *wide)
             least = kept_blocks(layer, *wide, [0.0]) / np.maximum(whole, 1)
@@ -96,6 +100,6 @@ def times(layer: Layer) -> int:
 
 def shape_of(layer: Layer) -> Shape:
     """What a layer is looked up by; a linear layer by how many rows it turns into outputs, where others have h x w."""
-    groups = 1 if layer.kind == "depthwise" else layer.groups
+    groups = 1 if layer.kind == "depthwise" else layer.split.length
     size = (1, layer.positions) if layer.kind == "linear" else layer.in_hw
     return layer.kind, layer.kernel, layer.stride, groups, size

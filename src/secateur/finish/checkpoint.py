@@ -35,6 +35,8 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
     state, seen = model.state_dict(), dict[Memory, str]()
     shared = {name: seen[_memory(t)] for name, t in state.items() if t.numel() and _known(seen, name, t)}
     tensors = {name: _own(tensor) for name, tensor in state.items() if name not in shared}
+    hidden = _hidden(model)
+    tensors |= {name: _own(tensor) for name, tensor in hidden.items()}
     widths = {name: widths for name, module in model.named_modules() if (widths := _widths(module))}
     sparse = {name: {"pattern": str(kind), "shape": [*mask.shape]} for name, _, mask, kind in masked_layers(model)}
     for name, _, mask, kind in masked_layers(model):
@@ -48,7 +50,14 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
             tensors |= {f"{name}.weight.{part}": tensor.contiguous() for part, tensor in packed.items()}
     stated = {name: module.stated_sizes for name, module in model.named_modules() if isinstance(module, Restated)}
     opened = [name for name, module in model.named_modules() if isinstance(module, OpenAttention)]
-    said = {"widths": widths, "shared": shared, "sparse": sparse, "sizes": stated, "opened": opened}
+    said = {
+        "widths": widths,
+        "shared": shared,
+        "sparse": sparse,
+        "sizes": stated,
+        "opened": opened,
+        "hidden": sorted(hidden),
+    }
     note = {key: json.dumps(value) for key, value in said.items()}
     try:
         write_atomically(Path(path), to_bytes(tensors, metadata={"format": FORMAT} | note))
@@ -72,6 +81,12 @@ def _own(tensor: Tensor) -> Tensor:
 def _known(seen: dict[Memory, str], name: str, tensor: Tensor) -> bool:
     """Whether the same memory was met under an earlier name (tied weights are stored once)."""
     return seen.setdefault(_memory(tensor), name) != name
+
+
+def _hidden(model: nn.Module) -> dict[str, Tensor]:
+    """Buffers that a state dict leaves out, such as tables of rotations: a pruned network has others."""
+    stored = model.state_dict(keep_vars=True)
+    return {name: x for name, x in model.named_buffers() if name not in stored and x.dim()}
 
 
 def _widths(module: nn.Module) -> dict[str, int | list[int]]:
@@ -112,8 +127,9 @@ def load(path: str | os.PathLike[str], dense: nn.Module) -> nn.Module:
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RuntimeError) as error:
         raise CheckpointError(f"{path} is damaged, or of another architecture ({error}); make it again") from error
     _restore_picks(model, tensors, path)
-    expected = model.state_dict()
-    missing, unknown = sorted(expected.keys() - tensors), sorted(tensors.keys() - expected)
+    hidden = {name for name in json.loads(note.get("hidden", "[]")) if name in dict(model.named_buffers())}
+    expected = model.state_dict().keys() | hidden
+    missing, unknown = sorted(expected - tensors.keys()), sorted(tensors.keys() - expected)
     if missing or unknown:
         raise CheckpointError(
             f"{path} does not fit {type(dense).__name__}: "

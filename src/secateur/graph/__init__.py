@@ -12,7 +12,7 @@ from secateur.graph.layout import best_layout, laid_out
 from secateur.graph.masked import Masked
 from secateur.graph.network import with_reasons
 from secateur.graph.operations import OperationLog
-from secateur.graph.private import private_copy
+from secateur.graph.private import copied, forgetful, private_copy
 from secateur.graph.scope import Scope
 from secateur.graph.sizes import Attribute, Calls, Path, StatedSize, argument, kind_of, name_of
 from secateur.graph.sparsity import may_be_sparse, sparsities_named, with_sparsity
@@ -48,11 +48,13 @@ __all__ = [
     "as_inputs",
     "best_layout",
     "computes_more",
+    "copied",
     "count_costs",
     "entries_named",
     "entries_of",
     "first_input",
     "follow",
+    "forgetful",
     "joined",
     "kind_of",
     "laid_out",

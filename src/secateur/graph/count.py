@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 
 import torch
@@ -11,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from secateur.graph.forward import PRODUCERS
 from secateur.graph.inputs import Example, Inputs, as_inputs
+from secateur.graph.private import copied
 from secateur.plan import Costs
 from secateur.sparse import dense_again, masked_layers, stored_bytes
 
@@ -23,12 +23,12 @@ def count_costs(model: nn.Module, example_input: Example | Inputs) -> Costs:
     on its own device. Of sparse layers only the weights that are not masked count, and what `secateur.save` writes.
     """
     inputs, model = as_inputs(example_input), dense_again(model)
-    private = copy.deepcopy(model).eval()
+    private = copied(model).eval()
     try:
         with torch.device("meta"):
             flops = _flops(private.to("meta"), inputs.map(lambda x: x.to("meta")))
     except Exception:
-        flops = _flops(copy.deepcopy(model).eval(), inputs)
+        flops = _flops(copied(model).eval(), inputs)
     total = flops.pop("Global", 0)
     params = sum(parameter.numel() for parameter in model.parameters())
     state = {(x.data_ptr(), x.shape, x.stride()): x for x in model.state_dict().values()}  # tied weights are saved once

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -211,15 +211,27 @@ class Follower(TorchDispatchMode):
         return ""
 
 
+class Precise(TorchDispatchMode):
+    """A network in double precision stays so where its forward asks for single, as norms of transformers do."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run the operation, in double where single is asked for."""
+        kwargs = {name: torch.float64 if x is torch.float32 else x for name, x in (kwargs or {}).items()}
+        return func(*(torch.float64 if x is torch.float32 else x for x in args), **kwargs)
+
+
 @contextmanager
-def plain_kernels() -> Iterator[None]:
-    """For a while, attention and recurrent layers run as the operators that they are made of."""
+def plain_kernels(double: bool = False) -> Iterator[None]:
+    """For a while, attention and recurrent layers run as the operators that they are made of; `double`: `Precise`."""
     fast = torch.backends.mha.get_fastpath_enabled()
     mkldnn = torch._C._get_mkldnn_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     torch._C._set_mkldnn_enabled(False)
     try:
-        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        in_full = Precise() if double else nullcontext()  # type: ignore[no-untyped-call]
+        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH), in_full:
             yield
     finally:
         torch._C._set_mkldnn_enabled(mkldnn)

@@ -98,7 +98,10 @@ class Layer:
     def weights(self, keep_in: Any, keep_out: Any) -> Any:
         """Elements of the weight tensor once `keep_in` input and `keep_out` output channels are left (or arrays)."""
         area = int(np.prod(self.kernel))
-        return keep_out * area if self.kind == "depthwise" else keep_out * keep_in * area // self.groups
+        if self.kind == "depthwise":
+            return keep_out * area
+        groups = self.groups if isinstance(self.groups, int) else np.maximum(self.groups, 1)  # see `at`
+        return keep_out * keep_in * area // groups
 
     @property
     def features(self) -> int:

@@ -156,8 +156,8 @@ def _layer(name: str, found: Sequence[Found], follower: Follower, calls: Calls, 
         kernel=what.kernel,
         stride=int(stride[0]) if isinstance(stride, tuple) else int(stride) if isinstance(stride, int) else 1,
         groups=groups if kind != "product" else 1,
-        in_hw=tuple(shapes[0][0][2:]) if what.kernel else (1, 1),
-        out_hw=tuple(shapes[0][1][2:]) if what.kernel else (1, 1),
+        in_hw=_pixels(shapes[0][0], what.kernel),
+        out_hw=_pixels(shapes[0][1], what.kernel),
         positions=max(calls_of_it // examples, 1),
         itemsize=4,
         inputs=keys.extent(what.contracted),
@@ -169,6 +169,12 @@ def _layer(name: str, found: Sequence[Found], follower: Follower, calls: Calls, 
         norm=calls.norms.get(name),
         shortcut=calls.shortcuts.get(name),
     )
+
+
+def _pixels(shape: Sequence[int], kernel: Sequence[int]) -> tuple[int, ...]:
+    """Height and width (and depth before them) of what a convolution reads or gives; of a signal, 1 and its length."""
+    found = tuple(shape[len(shape) - len(kernel) :]) if kernel else ()
+    return (*[1] * (2 - len(found)), *found)
 
 
 def _runs_as_is(module: nn.Module | None, shapes: Sequence[Any], examples: int) -> bool:

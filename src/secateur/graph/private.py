@@ -7,7 +7,8 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from secateur.errors import TraceError
 from secateur.graph.attention import opened
@@ -19,8 +20,10 @@ def private_copy(model: nn.Module) -> nn.Module:
         raise TraceError(f"{type(model).__name__} is compiled by torch.jit: give the nn.Module that it was made from")
     if hasattr(model, "_orig_mod"):
         raise TraceError("the network is compiled by torch.compile: give the nn.Module that it was made from")
+    if type(model).__name__ in ("DistributedDataParallel", "DataParallel", "FullyShardedDataParallel"):
+        raise TraceError(f"the network is wrapped for several devices ({type(model).__name__}): give its .module")
     try:
-        private = copy.deepcopy(model).eval()
+        private = forgetful(copied(model))
     except Exception as error:
         raise TraceError(f"{type(model).__name__} cannot be copied: {type(error).__name__}: {error}") from error
     for _, hooks, key in _callers_hooks(private):
@@ -30,6 +33,25 @@ def private_copy(model: nn.Module) -> nn.Module:
     for parameter in private.parameters():
         parameter.requires_grad_(parameter.is_floating_point())
     return opened(private)
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A deep copy; results that a forward keeps (`self.feature = y`) are copied without what they were made from."""
+    kept = [x for module in model.modules() for x in tree_leaves(_plain(module)) if isinstance(x, Tensor)]
+    memo: dict[int, Any] = {id(x): x.detach().clone() for x in kept if not x.is_leaf}
+    return copy.deepcopy(model, memo)
+
+
+def _plain(module: nn.Module) -> list[Any]:
+    """What a module holds beside parameters, buffers and modules."""
+    own = ("_parameters", "_buffers", "_modules")
+    return [value for name, value in vars(module).items() if name not in own]
+
+
+def forgetful(model: nn.Module) -> nn.Module:
+    """The model in eval mode, without what its forward may keep from one pass to the next (tables of biases): networks
+    that keep such things forget them when they are trained."""
+    return model.train().eval()
 
 
 def _callers_hooks(model: nn.Module) -> list[tuple[nn.Module, dict[int, Any], int]]:

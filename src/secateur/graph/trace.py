@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from secateur.graph.forward import watch
 from secateur.graph.graph import ModelGraph
 from secateur.graph.inputs import Example, Inputs, as_inputs, joined
 from secateur.graph.network import Keys, attributes, describe, spoken, stated_sizes
-from secateur.graph.private import hooked_by_caller, private_copy
+from secateur.graph.private import copied, forgetful, hooked_by_caller, private_copy
 from secateur.graph.sizes import Recorder, Statement
 from secateur.sparse import masked_layers
 
@@ -36,6 +35,13 @@ class Traced:
     """Of noise where the network takes it, else the example."""
     record: Record
     keys: Keys
+    answers: list[Tensor]
+    """The tensors of its answer."""
+
+    @property
+    def double(self) -> bool:
+        """Whether the copy is in double precision."""
+        return in_double(self.model)
 
     def alive(self, kept: Kept) -> Callable[[Axis], Tensor | None]:
         """Masks [size] of the members of axes that are left; None where all are."""
@@ -74,10 +80,10 @@ def follow(model: nn.Module, example_input: Example) -> Traced:
         calls = watch(private, inputs)
         dense = count_costs(private, inputs)
         itemsizes = {name: x.element_size() for name, x in (*private.named_parameters(), *private.named_buffers())}
-        precise, values = _precise(private, inputs)
-        follower, statements = _followed(precise, values)
+        followed = _followed(private, inputs)
+    follower, precise = followed.follower, followed.follower.model
     described = describe(follower, calls, len(inputs), itemsizes)
-    stated = stated_sizes(statements, described.keys)
+    stated = stated_sizes(followed.statements, described.keys)
     said = attributes(precise, follower, described.layers, described.keys)
     graph = ModelGraph(
         described.layers, described.groups, dense, described.tensors,
@@ -86,23 +92,55 @@ def follow(model: nn.Module, example_input: Example) -> Traced:
     if not graph.prunable:
         reasons = "; ".join(f"{group.key}: {group.fixed}" for group in graph.groups[:5]) or "it has no such layers"
         raise TraceError(f"nothing of {type(model).__name__} can be pruned ({reasons})")
-    return Traced(graph, precise, values, follower.record, described.keys)
+    return Traced(graph, precise, followed.inputs, follower.record, described.keys, followed.answers)
 
 
-def _followed(model: nn.Module, inputs: Inputs) -> tuple[Follower, Sequence[Statement]]:
-    """One pass, and what the parameters that it leaves out may hang on."""
+@dataclass
+class _Followed:
+    """A pass: who followed it, what it stated and answered, and on what."""
+
+    follower: Follower
+    statements: Sequence[Statement]
+    inputs: Inputs
+    answers: list[Tensor]
+
+
+def _followed(model: nn.Module, example: Inputs) -> _Followed:
+    """One pass, in double precision and on noise where the network runs so: a forward may make tensors of its own, or
+    take what lies in some range alone. Then what runs in training, and what the parameters left out may hang on."""
+    generator = torch.Generator().manual_seed(0)  # the caller's random numbers are not touched
+    noise = example.map(
+        lambda x: torch.randn(x.shape, generator=generator).to(x) if x.is_floating_point() else x.clone()
+    )
+    double = copied(model).double()
+    attempts = (double, noise), (double, example), (model, noise), (model, example)
+    for number, (network, given) in enumerate(attempts):
+        inputs = given.map(lambda x, wide=network is double: x.double() if wide and x.is_floating_point() else x)  # type: ignore[misc]
+        try:
+            found = _pass(network, inputs)
+        except Exception:
+            if number + 1 == len(attempts):
+                raise
+            continue
+        if number + 1 == len(attempts) or all(bool(x.isfinite().all()) for x in found.answers):
+            break
+    _watch_training(found.follower, inputs)
+    _leave_what_did_not_run(found.follower)
+    for tensor in found.follower.names.values():
+        for axis in found.follower.axes[tensor]:
+            axis.fix_squares()
+    return found
+
+
+def _pass(model: nn.Module, inputs: Inputs) -> _Followed:
     follower = Follower(model)
     recorder = Recorder(follower.axes_of, follower.calls)
     follower.give(inputs.tensors)
-    with torch.no_grad(), torch.random.fork_rng([]), plain_kernels(), follower, recorder:
-        outputs = inputs.run(model)
+    with torch.no_grad(), torch.random.fork_rng([]), plain_kernels(in_double(model)), follower, recorder:
+        outputs = inputs.run(forgetful(model))
     follower.take(outputs)
-    _watch_training(follower, inputs)
-    _leave_what_did_not_run(follower)
-    for tensor in follower.names.values():
-        for axis in follower.axes[tensor]:
-            axis.fix_squares()
-    return follower, recorder.statements
+    answers = [x for x in tree_leaves(outputs) if isinstance(x, Tensor)]
+    return _Followed(follower, recorder.statements, inputs, answers)
 
 
 def _watch_training(follower: Follower, inputs: Inputs) -> None:
@@ -113,14 +151,14 @@ def _watch_training(follower: Follower, inputs: Inputs) -> None:
     record, buffers = follower.record, {name: x.clone() for name, x in model.named_buffers()}
     follower.record = Record()
     try:
-        with torch.no_grad(), torch.random.fork_rng([]), plain_kernels(), follower:
+        with torch.no_grad(), torch.random.fork_rng([]), plain_kernels(in_double(model)), follower:
             outputs = inputs.run(model.train())
         follower.take(outputs)
     except Exception:  # it takes labels, or other inputs
         pass
     finally:
         follower.record = record
-        model.eval()
+        forgetful(model)
         for name, x in model.named_buffers():
             x.copy_(buffers[name])
 
@@ -141,24 +179,9 @@ def _leave_what_did_not_run(follower: Follower) -> None:
                     axis.fix(f"{name} may hang on it, which the example does not reach")
 
 
-def _precise(model: nn.Module, example: Inputs) -> tuple[nn.Module, Inputs]:
-    """The model and noise of the example's sizes in double precision, where it runs so: a forward may make tensors of
-    its own, or take what lies in some range alone."""
-    generator = torch.Generator().manual_seed(0)  # the caller's random numbers are not touched
-    noise = example.map(
-        lambda x: torch.randn(x.shape, generator=generator).to(x) if x.is_floating_point() else x.clone()
-    )
-    double = copy.deepcopy(model).double()
-    for network, inputs in ((double, noise), (double, example), (model, noise)):
-        as_it = inputs.map(lambda x, wide=network is double: x.double() if wide and x.is_floating_point() else x)  # type: ignore[misc]
-        try:
-            with torch.no_grad(), torch.random.fork_rng([]), plain_kernels():
-                answers = [x for x in tree_leaves(as_it.run(network)) if isinstance(x, Tensor)]
-        except Exception:
-            continue
-        if all(bool(x.isfinite().all()) for x in answers):
-            return network, as_it
-    return model, example
+def in_double(model: nn.Module) -> bool:
+    """Whether the model computes in double precision."""
+    return any(x.dtype == torch.float64 for x in model.parameters())
 
 
 def _tell_of_hooks(model: nn.Module) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.errors import PlanError
-from secateur.graph import Attribute, Extent, Held, Kept, ModelGraph, Side, StatedSize, opened
+from secateur.graph import Attribute, Extent, Held, Kept, ModelGraph, Side, StatedSize, copied, forgetful, opened
 from secateur.prune.entry import pick_all
 from secateur.prune.restate import Restated, grouped, restate
 
@@ -51,7 +50,7 @@ class Cutter:
 
     def __init__(self, model: nn.Module, graph: ModelGraph) -> None:
         self.dense = model
-        self.model = opened(copy.deepcopy(model))
+        self.model = opened(copied(model))
         self.graph = graph
         self._modules = dict(self.model.named_modules())
         for group in graph.groups:
@@ -79,7 +78,7 @@ class Cutter:
         counts = {key: len(units) for key, units in lost.items()}
         set_attributes(self._modules, self.graph.attributes, counts)
         set_sizes(self._modules, self.graph.sizes, counts)
-        return self.model
+        return forgetful(self.model)
 
     def _keep_norms(self, g: str, v: str, dim: int) -> None:
         """Scale the norms of a weight, so that what stays of it is what it was."""
