@@ -206,7 +206,7 @@ def align_products(ones: list[Axis], others: list[Axis]) -> None:
         if not ones or not others:
             return
         one, other = ones[-1], others[-1]
-        if one.size == other.size:
+        if one.size == other.size and one.size:
             ones.pop()
             others.pop()
             unify(one, other)
@@ -219,8 +219,8 @@ def align_products(ones: list[Axis], others: list[Axis]) -> None:
 
 def _factored(axis: Axis, last: int) -> bool:
     """Make an axis that is no product one whose last factor has `last` indices, if it can be."""
-    first, rest = divmod(axis.size, last)
-    if rest:
+    first, rest = divmod(axis.size, last) if last else (0, 1)
+    if rest or not first:
         return False
     match axis.form:
         case Free():

@@ -22,7 +22,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from secateur.graph.axes import Axis, fixed, unify
 from secateur.graph.rules import Axes, Call, Contraction, Use, bound, rule_for
-from secateur.graph.scope import Scope
+from secateur.graph.scope import Place, Scope
 from secateur.graph.sizes import Calls
 
 HERE = str(Path(__file__).parents[1])
@@ -33,9 +33,7 @@ COPIES = ("aten::clone", "aten::_to_copy", "aten::_unsafe_view", "aten::contiguo
 class Record:
     """What one pass showed: of every operation the axes that it sums over, and every sum of products."""
 
-    operators: list[str] = field(default_factory=list)
-    uses: dict[int, list[Use]] = field(default_factory=dict)
-    """By the number of the operation."""
+    uses: dict[Place, list[Use]] = field(default_factory=dict)
     contractions: list[Found] = field(default_factory=list)
     norms: list[tuple[str, str, int]] = field(default_factory=list)
     """Of weights of given norms: the parameter of the norms, that of the directions, and the dimension between."""
@@ -43,9 +41,8 @@ class Record:
 
 @dataclass
 class Found:
-    """A contraction, by the operation's number, the module in whose forward it is, and the weight if it is one."""
+    """A contraction, by the module in whose forward it is, and the weight if it is one."""
 
-    number: int
     module: str
     operator: str
     what: Contraction
@@ -74,6 +71,8 @@ class Follower(TorchDispatchMode):
         """The parameter that a tensor is worked out from, by parameters alone."""
         self.names: dict[str, Tensor] = {}
         self.touched: set[str] = set()
+        self.emptied = False
+        """Whether some operation gave no elements: nothing can be followed through that."""
         for name, tensor in (*model.named_parameters(), *model.named_buffers()):
             self.names[name] = tensor
             self.axes[tensor] = tuple(
@@ -118,24 +117,27 @@ class Follower(TorchDispatchMode):
     ) -> Any:
         """Run the operation, and say which axes it gives."""
         kwargs = kwargs or {}
+        turned = torch.Tag.inplace_view in func.tags  # what it writes in place is how a tensor is viewed
+        before = self.axes_of(args[0]) if turned else ()
         result = func(*args, **kwargs)
-        number = len(self.record.operators)
-        self.record.operators.append(str(func))
+        place = self.scope.place(str(func))
         tensors = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
-        call = Call(func._schema.name, bound(func, args, kwargs), tensors, self.axes_of)
+        axes_of = (lambda x: before if x is args[0] else self.axes_of(x)) if turned else self.axes_of
+        call = Call(func._schema.name, bound(func, args, kwargs), tensors, axes_of)
         for tensor in call.tensors():
             if (name := self.origin.get(tensor)) is not None:
                 self.touched.add(name)
+        self.emptied |= any(not x.numel() and x.dim() > 1 for x in tensors)
         if tensors or func._schema.is_mutable:
-            self._note(func, call, number)
+            self._note(func, call, place)
         return result
 
-    def _note(self, func: Any, call: Call, number: int) -> None:
+    def _note(self, func: Any, call: Call, place: Place) -> None:
         found = self._by_rule(func, call)
         first = next(iter(call.arguments.values()), None)
         first = first[0] if isinstance(first, (list, tuple)) and first else first
         for result, axes in zip(call.results, found, strict=False):
-            if result is not first or func._schema.name.startswith("aten::unsqueeze_"):
+            if result is not first or torch.Tag.inplace_view in func.tags:
                 self.axes[result] = axes
             else:  # written in place: it stays what it was
                 for mine, theirs in zip(self.axes_of(result), axes, strict=True):
@@ -151,8 +153,8 @@ class Follower(TorchDispatchMode):
             for use in call.uses:  # as spectral norms do: what stays of the weight would be another
                 use.axis.fix(f"a weight of {self.scope.module or 'the network'} is worked out from all of them")
         if call.uses:
-            self.record.uses[number] = call.uses
-        self._note_contractions(call, number)
+            self.record.uses[place] = call.uses
+        self._note_contractions(call)
 
     def _all_parameters(self, call: Call) -> str | None:
         """Where every tensor that is taken is a parameter, or worked out from some: the name of the largest."""
@@ -161,14 +163,14 @@ class Follower(TorchDispatchMode):
             return None
         return max(names, key=lambda name: self.names[name].numel())  # type: ignore[no-any-return]
 
-    def _note_contractions(self, call: Call, number: int) -> None:
+    def _note_contractions(self, call: Call) -> None:
         """Keep those by a weight; where none is one, the first."""
         known = [each for each in call.contractions if each.weight in self.origin]
         known += [each for each in call.contractions if each.weight in self.computed]
         for each in (known or call.contractions)[:1]:
             other = next((x for x in call.tensors() if x is not each.weight), each.weight)
             weight, computed = self.origin.get(each.weight), self.computed.get(each.weight)
-            where = number, self.scope.module, call.name
+            where = self.scope.module, call.name
             shapes = tuple(other.shape), tuple(call.shape)
             offset = int(each.weight.storage_offset())
             found = Found(*where, each, weight or computed, weight is None, offset, *shapes)

@@ -3,38 +3,50 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
+from secateur.graph.axes import Axis
 from secateur.graph.follow import Record
 from secateur.graph.rules import Use, bound
+from secateur.graph.scope import Scope
 
 
 class Masked(TorchDispatchMode):
     """The same pass again, in which sums leave out the members of axes that are gone: what a cut network must answer.
 
-    `alive(axis)` gives a mask [size], or None where all are left. Raises RuntimeError where the pass runs otherwise.
+    `alive(axis)` gives a mask [size], or None where all are left. Operations are found by where they run: what depends
+    on the data may run otherwise.
     """
 
-    def __init__(self, record: Record, alive: Any) -> None:
+    def __init__(self, model: nn.Module, record: Record, alive: Callable[[Axis], Tensor | None]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.record, self.alive, self.number = record, alive, -1
+        self.record, self.alive, self.scope = record, alive, Scope(model)
+
+    def __enter__(self) -> Masked:
+        """Begin to follow which module runs."""
+        self.scope.__enter__()
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Leave the model as it was."""
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        self.scope.__exit__()
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Run the operation on what is left."""
-        self.number += 1
-        if self.number >= len(self.record.operators) or self.record.operators[self.number] != str(func):
-            raise RuntimeError("the network runs otherwise each time")
-        given = bound(func, args, kwargs or {})
+        uses = self.record.uses.get(self.scope.place(str(func)), ())
+        given = bound(func, args, kwargs or {}) if uses else {}
         masks = []
-        for use in self.record.uses.get(self.number, ()):
+        for use in uses:
             mask = self.alive(use.axis)
             if mask is not None:
                 masks.append((use, mask))

@@ -87,7 +87,7 @@ def _runs(contractions: Sequence[Found]) -> dict[str, list[Found]]:
     names: dict[tuple[Any, ...], str] = {}
     for found in contractions:
         axes = (found.what.contracted, found.what.out)
-        place = (found.weight or found.number, found.offset, *(tuple(axis.leaves()) for axis in axes))
+        place = (found.weight or len(names), found.offset, *(tuple(axis.leaves()) for axis in axes))
         if place not in names:
             names[place] = _unused(_name(found), runs)
         runs.setdefault(names[place], []).append(found)
@@ -129,7 +129,7 @@ def _sites_of(name: str, axes: Iterable[Axis], keys: Keys) -> Iterable[Site]:
 
 def _bare(follower: Follower, keys: Keys) -> Iterable[Site]:
     """Free axes that parameters alone make."""
-    for name in follower.touched:
+    for name in (name for name in follower.names if name in follower.touched):
         for axis in follower.axes[follower.names[name]]:
             for leaf in dict.fromkeys(axis.leaves()):
                 if isinstance(leaf.form, Free) and leaf.size > 1 and leaf not in keys.key:
@@ -142,7 +142,6 @@ def _layer(name: str, found: Sequence[Found], follower: Follower, calls: Calls, 
     groups = what.groups.size if what.groups is not None else 1
     others = [leaf for axis in what.others for leaf in axis.factors()]
     often = [leaf for leaf in others if keys.extent(leaf).kind != "whole"]
-    fixed = math.prod(leaf.size for leaf in others) // math.prod(leaf.size for leaf in often)
     calls_of_it = sum(math.prod(axis.size for axis in each.what.others) for each in found)
     stride = getattr(module, "stride", 1)
     shapes = calls.shapes.get(name, [(first.in_shape, first.out_shape)])
@@ -163,7 +162,7 @@ def _layer(name: str, found: Sequence[Found], follower: Follower, calls: Calls, 
         inputs=keys.extent(what.contracted),
         outputs=keys.extent(what.out),
         split=keys.extent(what.groups) if what.groups is not None else whole(1),
-        repeats=keys.extent(product(often)) if often and fixed else whole(1),
+        repeats=keys.extent(product(often)) if often and calls_of_it else whole(1),
         weight=first.weight or "",
         once=own and len(found) == 1 and _runs_as_is(module, shapes, examples),
         norm=calls.norms.get(name),

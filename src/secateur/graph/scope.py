@@ -9,6 +9,9 @@ from typing import Any
 
 from torch import nn
 
+Place = tuple[str, int, str, int]
+"""Of an operation: the module in whose forward it runs, which call of that, the operator, and which run of it there."""
+
 
 class Scope:
     """Follows the calls of a model's modules between `__enter__` and `__exit__`."""
@@ -20,7 +23,8 @@ class Scope:
         self._model = model
         self._on_begin, self._on_end = begin or (lambda name: None), end or (lambda: None)
         self._handles: list[Any] = []
-        self._within: list[tuple[str, int]] = []
+        self._within: list[tuple[str, int, Counter[str]]] = []
+        self._outside = ("", -1, Counter[str]())
         self._calls: Counter[str] = Counter()
 
     def __enter__(self) -> Scope:
@@ -41,7 +45,7 @@ class Scope:
         self._handles.clear()
 
     def _begin(self, name: str, module: nn.Module, args: object) -> None:
-        self._within.append((name, self._calls[name]))
+        self._within.append((name, self._calls[name], Counter()))
         self._calls[name] += 1
         self._on_begin(name)
 
@@ -55,7 +59,8 @@ class Scope:
         """The innermost module that is running; empty for the network itself, or outside."""
         return self._within[-1][0] if self._within else ""
 
-    @property
-    def running(self) -> tuple[tuple[str, int], ...]:
-        """All modules that are running, outermost first, each with the number of its call."""
-        return tuple(self._within)
+    def place(self, operator: str) -> Place:
+        """Where the next run of an operator is: other operators, run more or less often, do not change it."""
+        module, call, counts = self._within[-1] if self._within else self._outside
+        counts[operator] += 1
+        return module, call, operator, counts[operator]

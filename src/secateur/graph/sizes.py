@@ -126,7 +126,7 @@ def kind_of(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str 
     name = FUNCTIONS.get(func)
     if name is None:
         return None
-    given = args[1] if len(args) == 2 else None
+    given = args[1] if len(args) > 1 else None
     return f"{name}{len(given) if isinstance(given, (tuple, list)) else len(args) + len(kwargs)}"
 
 
@@ -216,8 +216,9 @@ def _named(name: str, args: Any, kwargs: Any, made: Sequence[Axis], taken: Seque
         case "unflatten":
             dim = (args[1] if len(args) > 1 else kwargs["dim"]) % len(taken)
             where = _where(args, 2, "sizes")
-            for number in range(len(argument(args, kwargs, where))):
-                yield (*where, number), (made[dim + number],), False
+            for number, size in enumerate(argument(args, kwargs, where)):
+                if size != -1:
+                    yield (*where, number), (made[dim + number],), False
         case "narrow":
             dim, start = args[1] % len(taken), args[2]
             yield (2,), (piece(taken[dim], 0, start),), False

@@ -114,17 +114,22 @@ def _followed(model: nn.Module, example: Inputs) -> _Followed:
     )
     double = copied(model).double()
     attempts = (double, noise), (double, example), (model, noise), (model, example)
+    found: _Followed | None = None
     for number, (network, given) in enumerate(attempts):
+        last = number + 1 == len(attempts)
         inputs = given.map(lambda x, wide=network is double: x.double() if wide and x.is_floating_point() else x)  # type: ignore[misc]
         try:
-            found = _pass(network, inputs)
+            now = _pass(network, inputs)
         except Exception:
-            if number + 1 == len(attempts):
+            if last and found is None:
                 raise
             continue
-        if number + 1 == len(attempts) or all(bool(x.isfinite().all()) for x in found.answers):
-            break
-    _watch_training(found.follower, inputs)
+        if all(bool(x.isfinite().all()) for x in now.answers) or (last and found is None):
+            found = now
+            if given is example or not now.follower.emptied:  # a detector may find nothing in noise
+                break
+    assert found is not None
+    _watch_training(found.follower, found.inputs)
     _leave_what_did_not_run(found.follower)
     for tensor in found.follower.names.values():
         for axis in found.follower.axes[tensor]:

@@ -155,7 +155,7 @@ class _Proof:
     def _reference(self, kept: Kept, fork: bool = True) -> list[Tensor] | str:
         """What the dense network answers without what is gone."""
         try:
-            masked = Masked(self.traced.record, self.traced.alive(kept))
+            masked = Masked(self.traced.model, self.traced.record, self.traced.alive(kept))
             with torch.no_grad(), torch.random.fork_rng([], enabled=fork), plain_kernels(self.traced.double), masked:
                 return _outputs(self.traced.inputs.run(forgetful(self.traced.model)))
         except RuntimeError as error:

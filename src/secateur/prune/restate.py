@@ -22,12 +22,17 @@ Stated = dict[str, list[tuple[Path, Any]]]
 """`function:call` -> what lies at which path of its arguments."""
 
 
+UNSEEN = ("pad",)
+"""Functions that torch.compile does not show while it traces: it leaves out forwards that call them."""
+
+
 class Restating(TorchFunctionMode):
     """While it is there, the calls that are named take the arguments that are named."""
 
     def __init__(self, stated: Stated) -> None:
         super().__init__()
-        self.stated, self.counts = stated, dict[str, int]()
+        self.stated = stated
+        self.counts: dict[str, int] = {}
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -67,6 +72,13 @@ def _restated(kind: type) -> type:
 
         @functools.wraps(kind.forward)  # type: ignore[attr-defined]
         def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+            if torch.compiler.is_dynamo_compiling() and any(call.startswith(UNSEEN) for call in self.stated_sizes):
+                return uncompiled(self, *args, **kwargs)
+            with Restating(self.stated_sizes):
+                return kind.forward(self, *args, **kwargs)  # type: ignore[attr-defined]
+
+        @torch.compiler.disable  # type: ignore[untyped-decorator]
+        def uncompiled(self: Any, *args: Any, **kwargs: Any) -> Any:
             with Restating(self.stated_sizes):
                 return kind.forward(self, *args, **kwargs)  # type: ignore[attr-defined]
 

@@ -54,11 +54,10 @@ class AccuracyGuaranteed:
 
     def __call__(self, score: float, costs: Costs, dense: Outcome) -> float:
         """Higher is better; negative."""
-        if not 0 < dense.score <= 1:
+        if not 0 <= dense.score <= 1:
             raise JobError(
                 f"the accuracy-guaranteed reward takes scores as fractions, 1 where nothing is wrong, and the dense "
-                f"network scores {dense.score:g}: divide percents by 100; of decibels or errors, give a fraction of the "
-                "dense network's"
+                f"network scores {dense.score:g}: divide percents by 100, and decibels by the dense network's"
             )
         error = max(1.0 - score, 1.0 - dense.score + self.tolerance)
         return -error * math.log(max(costs[self.metric] * WHOLE.get(self.metric, 1.0), 1 + 1e-9))

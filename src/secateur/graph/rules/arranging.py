@@ -18,6 +18,12 @@ def view(call: Call) -> Axes:
 def regrouped(axes: Axes, shape: Sequence[int]) -> Axes:
     """Axes for a view of another shape: each dimension a free axis, unified with what it is made of."""
     found: list[Axis] = [Axis(size) for size in shape]
+    if 0 in shape:  # no element tells which dimension became which; those at the end that are as long may have stayed
+        for mine, theirs in zip(reversed(axes), reversed(found), strict=False):
+            if mine.size != theirs.size:
+                break
+            unify(mine, theirs)
+        return tuple(found)
     first = second = 0
     while first < len(axes) or second < len(shape):
         ones, others, left, right = [], [], 1, 1

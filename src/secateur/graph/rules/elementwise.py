@@ -24,7 +24,9 @@ def pointwise(call: Call) -> Axes:
     "aten::contiguous", "aten::zeros_like", "aten::ones_like", "aten::empty_like", "aten::full_like", "aten::rand_like",
     "aten::randn_like", "aten::fill", "aten::zero", "aten::bernoulli", "aten::dropout", "aten::_conj",
     "aten::resolve_conj", "aten::masked_fill", "aten::uniform", "aten::normal", "aten::random",
-    "aten::_prelu_kernel", "aten::threshold", "aten::rrelu_with_noise_functional",
+    "aten::_prelu_kernel", "aten::threshold", "aten::rrelu_with_noise_functional", "aten::hardswish", "aten::rsub",
+    "aten::floor_divide", "aten::special_expit", "aten::polar", "aten::complex", "aten::real", "aten::imag",
+    "aten::bucketize",
 )  # fmt: skip
 def same(call: Call) -> Axes:
     """The axes of the first argument; of a mask beside it, too."""
@@ -36,6 +38,24 @@ def same(call: Call) -> Axes:
 def copy(call: Call) -> Axes:
     """What is written has the axes of where it is written."""
     return broadcast([call.axes("self"), call.axes("src")], len(call.shape))
+
+
+@rule("aten::log_sigmoid_forward")
+def log_sigmoid(call: Call) -> Sequence[Axes]:
+    """The values, and what its gradient needs."""
+    axes = call.axes("self")
+    return [
+        axes,
+        *(axes if each.shape == call.shape else tuple(map(call.fixed, each.shape)) for each in call.results[1:]),
+    ]
+
+
+@rule("aten::tril", "aten::triu")
+def triangle(call: Call) -> Axes:
+    """Elements of the last two dimensions go by their places."""
+    axes = call.axes("self")
+    call.fix(axes[-2:], "goes by their places")
+    return axes
 
 
 @rule("aten::native_dropout")

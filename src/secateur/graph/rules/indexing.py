@@ -68,6 +68,24 @@ def _new_sizes(call: Call, axes: Axes, picked: Sequence[int], wide: int) -> list
     return list(call.shape[place : place + wide])
 
 
+@rule("aten::index_put", "aten::_index_put_impl", "aten::_unsafe_index_put")
+def index_put(call: Call) -> Axes:
+    """What is written at some indices has the axes of what it is written into."""
+    axes, values = call.axes("self"), call.axes("values")
+    indices: list[Tensor | None] = list(call["indices"])
+    last = max(dim for dim, each in enumerate(indices) if each is not None)
+    if any(each is not None and each.dim() != 1 for each in indices):
+        raise NotImplementedError
+    call.fix([axes[dim] for dim, each in enumerate(indices) if each is not None], BY_NUMBER)
+    behind = len(axes) - last - 1
+    broadcast([axes[len(axes) - behind :], values[max(len(values) - behind, 0) :]], behind)
+    if len(values) > behind:
+        call.fix(values[: len(values) - behind], BY_NUMBER)
+    if any(each is None for each in indices[:last]):
+        call.fix([axes[dim] for dim, each in enumerate(indices) if each is None], BY_NUMBER)
+    return axes
+
+
 @rule("aten::gather", "aten::take_along_dim")
 def gather(call: Call) -> Axes:
     """Along one dimension by numbers; along the others, those of the table of numbers."""
