@@ -16,7 +16,7 @@ from secateur.errors import (
     TraceError,
 )
 from secateur.finish import FineTune, finetune, load, save
-from secateur.graph import ModelGraph
+from secateur.graph import Inputs, ModelGraph
 from secateur.plan import Budget, Costs, Outcome, Plan, Site, Trial
 from secateur.prune import PruneSettings
 from secateur.run import Study, accuracy, agreement
@@ -59,6 +59,7 @@ __all__ = [
     "ExportError",
     "ExportMismatch",
     "FineTune",
+    "Inputs",
     "JobError",
     "Knapsack",
     "ModelGraph",

@@ -63,7 +63,7 @@ def _layers(graph: ModelGraph) -> Table:
 
 def _sites(space: SearchSpace) -> Table:
     table = Table(title="What is cut together: channel groups, and weights of layers that may be sparse")
-    for heading in ("group", "units", "step", "made by", "read by", "a tenth saves", "left alone because"):
+    for heading in ("group", "of", "units", "step", "made by", "read by", "a tenth saves", "left alone because"):
         number = heading in ("units", "step", "a tenth saves")
         # Names are needed whole, for the job's patterns.
         table.add_column(heading, justify="right" if number else "left", overflow="fold")
@@ -73,6 +73,7 @@ def _sites(space: SearchSpace) -> Table:
         saved = 1 - space.cost({group.key: round(0.9 * group.width)}) / space.cost.dense
         table.add_row(
             Text(group.key),
+            group.role,
             str(group.width),
             steps.get(group.key, ""),
             _few(group.producers),
@@ -83,7 +84,7 @@ def _sites(space: SearchSpace) -> Table:
     for key, layer in space.graph.sparse.items():
         levels = space.graph.width(key)
         saved = 1 - space.cost({key: round(0.9 * levels)}) / space.cost.dense
-        table.add_row(key, str(levels), "1", layer.name, "", f"{saved:.2%}", "")
+        table.add_row(key, "weights", str(levels), "1", layer.name, "", f"{saved:.2%}", "")
     return table
 
 

@@ -105,6 +105,8 @@ def _name(found: Found) -> str:
     """A layer by the module whose `weight` it is; another parameter by its own name; a product by where it is."""
     if found.weight is None:
         return f"{found.module or 'network'}.product"
+    if found.computed and found.module and found.weight.startswith(f"{found.module}."):
+        return found.module
     owner, _, leaf = found.weight.rpartition(".")
     return owner if leaf == "weight" and owner else found.weight
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from secateur.graph.axes import Axis
@@ -45,9 +46,9 @@ def index(call: Call) -> Axes:
     """Dimensions with indices go, and those of the indices come in their place."""
     axes = call.axes("self")
     indices: list[Tensor | None] = list(call["indices"])
-    if any(each is not None and each.dtype.is_floating_point is False and each.dim() > 1 and each.element_size() == 1
-           for each in indices):  # fmt: skip
-        raise NotImplementedError  # a mask
+    if (mask := _mask(indices)) is not None:
+        call.fix(axes[: mask.dim()], "picks some of them")
+        return (call.fixed(call.shape[0]), *axes[mask.dim() :])
     indices += [None] * (len(axes) - len(indices))
     picked = [dim for dim, each in enumerate(indices) if each is not None]
     call.fix([axes[dim] for dim in picked], BY_NUMBER)
@@ -68,13 +69,22 @@ def _new_sizes(call: Call, axes: Axes, picked: Sequence[int], wide: int) -> list
     return list(call.shape[place : place + wide])
 
 
+def _mask(indices: Sequence[Tensor | None]) -> Tensor | None:
+    """The only index, where it is a mask over the first dimensions."""
+    first = indices[0] if len(indices) == 1 else None
+    return first if first is not None and first.dtype in (torch.bool, torch.uint8) else None
+
+
 @rule("aten::index_put", "aten::_index_put_impl", "aten::_unsafe_index_put")
 def index_put(call: Call) -> Axes:
     """What is written at some indices has the axes of what it is written into."""
     axes, values = call.axes("self"), call.axes("values")
     indices: list[Tensor | None] = list(call["indices"])
+    mask = _mask(indices)
+    if mask is not None and call["values"].numel() == 1:  # one number for all that is masked
+        return broadcast([axes[: mask.dim()], call.axes_of(mask)], mask.dim()) + axes[mask.dim() :]
     last = max(dim for dim, each in enumerate(indices) if each is not None)
-    if any(each is not None and each.dim() != 1 for each in indices):
+    if any(each is not None and (each.dim() != 1 or each.dtype == torch.bool) for each in indices):
         raise NotImplementedError
     call.fix([axes[dim] for dim, each in enumerate(indices) if each is not None], BY_NUMBER)
     behind = len(axes) - last - 1
