@@ -91,7 +91,7 @@ def main() -> None:
         complete(place(contestant, quick), own, options.limit)
     rows = [row for name in CONTESTANTS for row in lines(place(name, quick)) if not quick or name in contestants]
     record.show("of all networks, %", [line for name in CONTESTANTS for line in summary(name, rows)])
-    if not (quick or options.network or options.library or options.contestant):
+    if options.write or not (quick or options.network or options.library or options.contestant):
         written = record.write("coverage", figures(rows), rows)
         print(f"written to {written.relative_to(record.HERE.parent)}")
 
@@ -103,6 +103,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--library", choices=LIBRARIES, action="append", help="only this one (may be repeated)")
     parser.add_argument("--network", action="append", help="only this one (may be repeated)")
     parser.add_argument("--contestant", choices=CONTESTANTS, action="append", help="only this one (may be repeated)")
+    parser.add_argument("--write", action="store_true", help="write the result of what was looked at so far")
     parser.add_argument("--limit", type=float, default=LIMIT, help="seconds for one network (default: %(default)s)")
     return parser.parse_args()
 

@@ -85,8 +85,8 @@ def _known(seen: dict[Memory, str], name: str, tensor: Tensor) -> bool:
 
 def _hidden(model: nn.Module) -> dict[str, Tensor]:
     """Buffers that a state dict leaves out, such as tables of rotations: a pruned network has others."""
-    stored = model.state_dict(keep_vars=True)
-    return {name: x for name, x in model.named_buffers() if name not in stored and x.dim()}
+    known = {*model.state_dict(keep_vars=True), *(f"{name}.weight_mask" for name, *_ in masked_layers(model))}
+    return {name: x for name, x in model.named_buffers() if name not in known and x.dim()}
 
 
 def _widths(module: nn.Module) -> dict[str, int | list[int]]:

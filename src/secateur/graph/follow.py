@@ -73,6 +73,8 @@ class Follower(TorchDispatchMode):
         self.touched: set[str] = set()
         self.emptied = False
         """Whether some operation gave no elements: nothing can be followed through that."""
+        self.fed: dict[str, bool] = {}
+        """Weights that took part in products, and whether any was of more than nothing."""
         for name, tensor in (*model.named_parameters(), *model.named_buffers()):
             self.names[name] = tensor
             self.axes[tensor] = tuple(
@@ -174,6 +176,8 @@ class Follower(TorchDispatchMode):
             shapes = tuple(other.shape), tuple(call.shape)
             offset = int(each.weight.storage_offset())
             found = Found(*where, each, weight or computed, weight is None, offset, *shapes)
+            if found.weight is not None:
+                self.fed[found.weight] = self.fed.get(found.weight, False) or 0 not in (*shapes[0], *shapes[1])
             self.record.contractions.append(found)
 
     def _by_rule(self, func: Any, call: Call) -> Sequence[Axes]:

@@ -125,9 +125,11 @@ def _followed(model: nn.Module, example: Inputs) -> _Followed:
                 raise
             continue
         if all(bool(x.isfinite().all()) for x in now.answers) or (last and found is None):
-            found = now
-            if given is example or not now.follower.emptied:  # a detector may find nothing in noise
+            if not now.follower.emptied:
+                found = now
                 break
+            if found is None or number == 1:  # a detector may find nothing in what it is given
+                found = now
     assert found is not None
     _watch_training(found.follower, found.inputs)
     _leave_what_did_not_run(found.follower)
@@ -170,18 +172,24 @@ def _watch_training(follower: Follower, inputs: Inputs) -> None:
 
 def _leave_what_did_not_run(follower: Follower) -> None:
     """Layers that the pass leaves out (auxiliary heads, other methods) may read any axis of their size."""
+    starved = {name for name, fed in follower.fed.items() if not fed}
     for name, tensor in follower.names.items():
-        if name in follower.touched:
+        if name in follower.touched and name not in starved:
             continue
         for axis in follower.axes[tensor]:
             axis.fix("the example does not reach it")
         if sum(size > 1 for size in tensor.shape) < 2:
             continue
-        sizes = set(tensor.shape[:2])
-        for other in follower.touched:
-            for axis in follower.axes[follower.names[other]]:
-                if axis.size in sizes and not axis.is_fixed:
-                    axis.fix(f"{name} may hang on it, which the example does not reach")
+        _leave_what_may_feed(follower, name, set(tensor.shape[:2]), whole=name not in starved)
+
+
+def _leave_what_may_feed(follower: Follower, name: str, sizes: set[int], whole: bool) -> None:
+    """Fix the axes of these sizes, or that such a size may be a flattened picture of."""
+    for other in follower.touched:
+        for axis in follower.axes[follower.names[other]]:
+            fits = axis.size in sizes or (not whole and any(size % axis.size == 0 for size in sizes))
+            if axis.size > 1 and fits and not axis.is_fixed:
+                axis.fix(f"{name} may hang on it, which the example does not reach")
 
 
 def in_double(model: nn.Module) -> bool:

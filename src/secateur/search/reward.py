@@ -54,7 +54,7 @@ class AccuracyGuaranteed:
 
     def __call__(self, score: float, costs: Costs, dense: Outcome) -> float:
         """Higher is better; negative."""
-        if not 0 <= dense.score <= 1:
+        if not 0 <= dense.score < 1 + self.tolerance:  # else the error would turn its sign
             raise JobError(
                 f"the accuracy-guaranteed reward takes scores as fractions, 1 where nothing is wrong, and the dense "
                 f"network scores {dense.score:g}: divide percents by 100, and decibels by the dense network's"
