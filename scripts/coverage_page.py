@@ -53,7 +53,7 @@ def operators() -> list[str]:
     found = [
         "## Operators",
         "",
-        "Torch's own operators by kind, as `secateur.graph.rules` has them; beside these, all that it marks as pointwise.",
+        "Torch's own operators by kind, as `secateur.graph.rules` has them, and all it marks pointwise.",
         "An operator of your own: [extend.md](extend.md#an-operator-of-your-own).",
         "",
     ]
