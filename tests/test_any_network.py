@@ -4,6 +4,7 @@ its users call it."""
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,21 @@ def test_other_numbers_of_tokens_and_examples_are_taken(name: str) -> None:
     longer = torch.randn(5, x.shape[1] + 4, x.shape[2])
     assert small(longer).shape == (5, 5)
     torch.testing.assert_close(small(longer)[:2], small(longer[:2]))
+
+
+def test_what_children_call_does_not_shift_what_a_forward_states() -> None:
+    _, small, x = halved("hand_made_attention")
+    answer = small(x)
+
+    def busy(forward: Callable[[Tensor], Tensor], given: Tensor) -> Tensor:
+        output = forward(given)
+        shape = output.shape
+        return (output.view(*shape[:2], 1, shape[2]).view(*shape[:2], shape[2], 1) * 1.0).reshape(shape)
+
+    for name in ("q", "k", "v"):
+        module = small.get_submodule(name)
+        module.forward = partial(busy, module.forward)  # type: ignore[method-assign, assignment]
+    torch.testing.assert_close(small(x), answer)
 
 
 def test_heads_and_dims_are_sites_of_their_own() -> None:

@@ -66,7 +66,7 @@ def _callers_hooks(model: nn.Module) -> list[tuple[nn.Module, dict[int, Any], in
         for module in model.modules()
         for hooks in (module._forward_pre_hooks, module._forward_hooks)
         for key, hook in hooks.items()
-        if _library(hook) not in libraries | {"torch"}
+        if _library(hook) not in libraries | {"torch", "secateur"}
     ]
 
 

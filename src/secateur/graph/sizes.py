@@ -159,9 +159,8 @@ class Calls:
 
     def next(self, function: str) -> tuple[str, int]:
         """The innermost module, and the number of this call within its forward."""
-        for _, counts in self.counts:
-            counts[function] += 1
         module, counts = self.counts[-1]
+        counts[function] += 1
         return module, counts[function]
 
 

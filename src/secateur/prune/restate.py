@@ -8,6 +8,7 @@ Python while the forward runs, so that exporters, compilers and autograd see a n
 from __future__ import annotations
 
 import functools
+import threading
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -33,13 +34,26 @@ class Restating(TorchFunctionMode):
         super().__init__()
         self.stated = stated
         self.counts: dict[str, int] = {}
+        self.within = 0
+        """Modules within, that are running: their calls are not this forward's own."""
+
+    def __enter__(self) -> Restating:
+        """Begin."""
+        _running().append(self)
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """End."""
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        _running().remove(self)
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Call it with what it is to be called with."""
         kwargs = kwargs or {}
-        kind = kind_of(func, args, kwargs)
+        kind = kind_of(func, args, kwargs) if self.within == 0 else None
         if kind is None:
             return func(*args, **kwargs)
         self.counts[kind] = self.counts.get(kind, 0) + 1
@@ -52,6 +66,33 @@ class Restating(TorchFunctionMode):
             dim = kwargs.get("dim", args[2] if len(args) > 2 else 0)
             return torch.split(args[0], args[1] if len(args) > 1 else kwargs["chunks"], dim)
         return func(*args, **kwargs)
+
+
+_OF_THREAD = threading.local()
+
+
+def _running() -> list[Restating]:
+    """The forwards of this thread that state sizes of their own, outermost first."""
+    if not hasattr(_OF_THREAD, "running"):
+        _OF_THREAD.running = []
+    return _OF_THREAD.running  # type: ignore[no-any-return]
+
+
+def _begin(module: nn.Module, args: object) -> None:
+    for each in _running():
+        each.within += 1
+
+
+def _end(module: nn.Module, args: object, output: object) -> None:
+    for each in _running():
+        each.within -= 1
+
+
+def _watch(module: nn.Module) -> None:
+    """Have a module say when it runs: what it calls is not the forward's around it."""
+    if _begin not in module._forward_pre_hooks.values():
+        module.register_forward_pre_hook(_begin)
+        module.register_forward_hook(_end, always_call=True)
 
 
 class Restated:
@@ -99,6 +140,8 @@ def restate(module: nn.Module, stated: Stated) -> None:
         module.__class__ = _restated(type(module))
     if stated:
         module.stated_sizes = stated  # type: ignore[assignment]
+        for inner in list(module.modules())[1:]:
+            _watch(inner)
     elif isinstance(module, Restated):
         del module.stated_sizes
         module.__class__ = type(module).__mro__[2]
