@@ -81,6 +81,11 @@ def architectures() -> list[str]:
         own = [row for row in rows if row["library"] == library]
         counts = [str(sum(row.get(name) is True for row in own)) for name in VERDICTS]
         found.append(f"| {library} | {len(own)} | " + " | ".join(counts) + " |")
+    found += [
+        "",
+        "*Exact* is judged by zeroing weights, which is not quite what cutting does where weights are themselves normed or",
+        "standardised: those differ from it whoever cuts them.",
+    ]
     return [*found, "", *exceptions(rows)]
 
 
