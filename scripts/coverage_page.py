@@ -83,7 +83,7 @@ def architectures() -> list[str]:
         found.append(f"| {library} | {len(own)} | " + " | ".join(counts) + " |")
     found += [
         "",
-        "*Exact* is judged by zeroing weights, which is not quite what cutting does where weights are themselves normed or",
+        "*Exact* is judged by zeroing weights, which is not quite what cutting does where weights are normed or",
         "standardised: those differ from it whoever cuts them.",
     ]
     return [*found, "", *exceptions(rows)]
