@@ -22,7 +22,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from secateur.graph.axes import Axis, fixed, unify
 from secateur.graph.rules import Axes, Call, Contraction, Use, bound, rule_for
-from secateur.graph.scope import Place, Scope
+from secateur.graph.scope import Place, Scope, Scoped
 from secateur.graph.sizes import Calls
 
 HERE = str(Path(__file__).parents[1])
@@ -55,14 +55,13 @@ class Found:
     out_shape: tuple[int, ...]
 
 
-class Follower(TorchDispatchMode):
+class Follower(Scoped):
     """Follows passes of one model. Its parameters and buffers have the same axes in every pass."""
 
     def __init__(self, model: nn.Module) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.model = model
         self.calls = Calls()
-        self.scope = Scope(model, self.calls.begin, self.calls.end)
+        super().__init__(Scope(model, self.calls.begin, self.calls.end))
+        self.model = model
         self.record = Record()
         self.axes: Any = WeakIdKeyDictionary()
         self.origin: Any = WeakIdKeyDictionary()
@@ -81,17 +80,6 @@ class Follower(TorchDispatchMode):
                 Axis(size) if size > 1 else fixed(size, "a single index") for size in tensor.shape
             )
             self.origin[tensor] = name
-
-    def __enter__(self) -> Follower:
-        """Begin to follow."""
-        self.scope.__enter__()
-        super().__enter__()  # type: ignore[no-untyped-call]
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Leave the model as it was."""
-        super().__exit__(*error)  # type: ignore[no-untyped-call]
-        self.scope.__exit__()
 
     def axes_of(self, tensor: Tensor) -> Axes:
         """Of a tensor seen before; what comes from elsewhere is fixed."""

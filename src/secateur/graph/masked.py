@@ -8,16 +8,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 from secateur.graph.axes import Axis
 from secateur.graph.follow import Record
 from secateur.graph.rules import Use, bound
-from secateur.graph.scope import Scope
+from secateur.graph.scope import Scope, Scoped
 
 
-class Masked(TorchDispatchMode):
+class Masked(Scoped):
     """The same pass again, in which sums leave out the members of axes that are gone: what a cut network must answer.
 
     `alive(axis)` gives a mask [size], or None where all are left. Operations are found by where they run: what depends
@@ -25,19 +24,8 @@ class Masked(TorchDispatchMode):
     """
 
     def __init__(self, model: nn.Module, record: Record, alive: Callable[[Axis], Tensor | None]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.record, self.alive, self.scope = record, alive, Scope(model)
-
-    def __enter__(self) -> Masked:
-        """Begin to follow which module runs."""
-        self.scope.__enter__()
-        super().__enter__()  # type: ignore[no-untyped-call]
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Leave the model as it was."""
-        super().__exit__(*error)  # type: ignore[no-untyped-call]
-        self.scope.__exit__()
+        super().__init__(Scope(model))
+        self.record, self.alive = record, alive
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

@@ -14,7 +14,7 @@ from secateur.graph.axes import Axis, Fixed, Free, Product, Sum, product
 from secateur.graph.extent import Extent, site, whole
 from secateur.graph.follow import Follower, Found
 from secateur.graph.forward import Calls, computes_more
-from secateur.graph.graph import ChannelGroup, Held, Kind, Layer, Side, Slice
+from secateur.graph.graph import ChannelGroup, Held, Kind, Layer, Slice
 from secateur.graph.sizes import Attribute, StatedSize, Statement
 
 
@@ -336,8 +336,3 @@ def _of(follower: Follower, keys: Keys, tensor: str, dim: int) -> Extent | None:
 def with_reasons(groups: Sequence[ChannelGroup], reasons: dict[str, str]) -> tuple[ChannelGroup, ...]:
     """The groups, of which these are fixed."""
     return tuple(replace(group, fixed=reasons.get(group.key, group.fixed)) for group in groups)
-
-
-def sides(layers: Iterable[Layer]) -> dict[tuple[str, Side], Extent]:
-    """Of all layers, what each side is made of."""
-    return {(layer.name, side): getattr(layer, f"{side}puts") for layer in layers for side in ("in", "out")}

@@ -13,13 +13,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_leaves
+
+from secateur.graph.scope import Place, Scope, Scoped
 
 COPIES = (
     torch.ops.aten.clone.default,
@@ -32,54 +33,22 @@ IN_PLACE = (torch.ops.aten.as_strided_.default, torch.ops.aten.detach_.default)
 ADDITIONS = (torch.ops.aten.add.Tensor, torch.ops.aten.add_.Tensor)
 
 
-class Value(NamedTuple):
-    """The result of one operation, by where it is computed."""
-
-    module: str
-    call: int
-    operator: str
-    number: int
+Value = Place
+"""The result of one operation, by where it is computed."""
 
 
-class OperationLog(TorchDispatchMode):
+class OperationLog(Scoped):
     """Name every operation of a model; remember sums (`keep_sums`), or hold on to the results of `wanted` ones."""
 
     def __init__(self, model: nn.Module, wanted: Collection[Value] = (), keep_sums: bool = False) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__(Scope(model))
         self.wanted = frozenset(wanted)
         self.values: dict[Value, Tensor] = {}
         self.sums: list[tuple[Value | None, Value | None]] = []
         self.readers: Counter[Value | None] = Counter()
         self._keep_sums = keep_sums
-        self._model = model
-        self._handles: list[Any] = []
-        self._calls: Counter[str] = Counter()
-        self._within: list[tuple[str, int, Counter[str]]] = []
         self._made_by: dict[int, Value | None] = {}
         self._alive: list[Tensor] = []
-
-    def __enter__(self) -> OperationLog:
-        """Begin to follow which module runs."""
-        for name, module in self._model.named_modules():
-            self._handles += [
-                module.register_forward_pre_hook(partial(self._begin, name), prepend=True),
-                module.register_forward_hook(self._end, always_call=True),
-            ]
-        super().__enter__()  # type: ignore[no-untyped-call]
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Leave the model as it was."""
-        super().__exit__(*error)  # type: ignore[no-untyped-call]
-        for handle in self._handles:
-            handle.remove()
-
-    def _begin(self, name: str, module: nn.Module, args: object) -> None:
-        self._within.append((name, self._calls[name], Counter()))
-        self._calls[name] += 1
-
-    def _end(self, module: nn.Module, args: object, output: object) -> None:
-        self._within.pop()
 
     def maker(self, tensor: Tensor) -> Value | None:
         """The operation that last wrote `tensor`; None for an input, a parameter, or a tensor arranged anew."""
@@ -101,17 +70,12 @@ class OperationLog(TorchDispatchMode):
         result = func(*args, **kwargs)
         if func in IN_PLACE:
             return result
-        name = None if func.is_view or func in COPIES or not self._within else self._name(str(func))
+        name = None if func.is_view or func in COPIES else self.scope.place(str(func))
         if self._keep_sums:
             self._note(func, args, result, name)
         elif name is not None and name in self.wanted:
             self.values[name] = result if isinstance(result, Tensor) else result[0]
         return result
-
-    def _name(self, operator: str) -> Value:
-        module, call, counts = self._within[-1]
-        counts[operator] += 1
-        return Value(module, call, operator, counts[operator])
 
     def _rescue(self, args: tuple[Any, ...]) -> None:
         """Copy the values held that an operation is about to write over (`y += x`)."""

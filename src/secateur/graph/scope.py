@@ -1,13 +1,14 @@
-"""Which module's forward is running, told by hooks that are there for a while."""
+"""Which module's forward is running, told by hooks that are there for a while; and operators named by that."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 Place = tuple[str, int, str, int]
 """Of an operation: the module in whose forward it runs, which call of that, the operator, and which run of it there."""
@@ -64,3 +65,22 @@ class Scope:
         module, call, counts = self._within[-1] if self._within else self._outside
         counts[operator] += 1
         return module, call, operator, counts[operator]
+
+
+class Scoped(TorchDispatchMode):
+    """A watcher of one model's operators that knows, of each, where it runs."""
+
+    def __init__(self, scope: Scope) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.scope = scope
+
+    def __enter__(self) -> Self:
+        """Begin to follow which module runs."""
+        self.scope.__enter__()
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Leave the model as it was."""
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        self.scope.__exit__()
