@@ -30,7 +30,10 @@ class OpenAttention(nn.MultiheadAttention):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """Query [N, T, E], key and value [N, S, E] where `batch_first`, else [T, N, E]; or without N."""
+        """Query [N, T, E], key and value [N, S, E] where `batch_first`, else [T, N, E]; or without N.
+
+        `is_causal` is a hint about `attn_mask`, as in torch, and changes nothing.
+        """
         batched = query.dim() == 3
         if not batched:
             query, key, value = (x.unsqueeze(0 if self.batch_first else 1) for x in (query, key, value))

@@ -94,11 +94,6 @@ class Axis:
                 yield axis
 
     @property
-    def is_free(self) -> bool:
-        """Whether its indices may go one by one."""
-        return isinstance(self.root().form, Free)
-
-    @property
     def is_fixed(self) -> bool:
         """Whether nothing of it may go."""
         return all(isinstance(leaf.form, Fixed) for leaf in self.leaves())

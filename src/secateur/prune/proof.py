@@ -35,7 +35,7 @@ from secateur.graph import (
     with_reasons,
 )
 from secateur.prune.cut import Cutter
-from secateur.prune.restate import replaced
+from secateur.prune.restate import called
 
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4}
 """Largest difference allowed, by how precisely the network computes, as a fraction of the spread of what differs: of
@@ -182,22 +182,17 @@ class _Checking(TorchFunctionMode):
         if kind is None:
             return func(*args, **kwargs)
         module, call = self.calls.next(kind)
-        changed = False
-        for each in self._sizes.get((module, kind, call), ()):
-            wanted = each.value(self._counts)
-            if not _alike(
-                each, argument(args, kwargs, each.path[:-1] if each.path[-1] == "slice" else each.path), wanted, args[0]
-            ):
-                self.missed.add(each)
-                args, kwargs = replaced(args, kwargs, each.path, wanted)
-                changed = True
-        if name_of(kind) == "chunk" and changed:
-            dim = kwargs.get("dim", args[2] if len(args) > 2 else 0)
-            return torch.split(args[0], args[1] if len(args) > 1 else kwargs["chunks"], dim)
-        return func(*args, **kwargs)
+        wrong = [each for each in self._sizes.get((module, kind, call), ()) if not self._right(each, args, kwargs)]
+        self.missed.update(wrong)
+        return called(func, kind, args, kwargs, [(each.path, each.value(self._counts)) for each in wrong])
+
+    def _right(self, size: StatedSize, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether the call is given the size that there is."""
+        path = size.path[:-1] if size.path[-1] == "slice" else size.path
+        return _alike(size, argument(args, kwargs, path), size.value(self._counts))
 
 
-def _alike(size: StatedSize, given: object, wanted: object, tensor: object) -> bool:
+def _alike(size: StatedSize, given: object, wanted: object) -> bool:
     """Whether what is given comes to what is wanted."""
     if size.constant is not None:
         return given is not None and abs(float(given) - size.constant) <= 1e-9 * abs(size.constant)  # type: ignore[arg-type]

@@ -60,12 +60,7 @@ class Restating(TorchFunctionMode):
         changes = self.stated.get(f"{kind}:{self.counts[kind]}")
         if changes is None:
             return func(*args, **kwargs)
-        for path, value in changes:
-            args, kwargs = replaced(args, kwargs, path, value)
-        if name_of(kind) == "chunk":
-            dim = kwargs.get("dim", args[2] if len(args) > 2 else 0)
-            return torch.split(args[0], args[1] if len(args) > 1 else kwargs["chunks"], dim)
-        return func(*args, **kwargs)
+        return called(func, kind, args, kwargs, changes)
 
 
 _OF_THREAD = threading.local()
@@ -153,6 +148,16 @@ def grouped(sizes: Iterable[tuple[str, str, int, Path, Any]]) -> dict[str, State
     for module, function, call, path, value in sizes:
         found[module].setdefault(f"{function}:{call}", []).append((path, value))
     return dict(found)
+
+
+def called(func: Any, kind: str, args: tuple[Any, ...], kwargs: dict[str, Any], changes: list[tuple[Path, Any]]) -> Any:
+    """What a function gives with other arguments at these paths; `chunk` cannot be told sizes, and `split` can."""
+    for path, value in changes:
+        args, kwargs = replaced(args, kwargs, path, value)
+    if name_of(kind) == "chunk" and changes:
+        dim = kwargs.get("dim", args[2] if len(args) > 2 else 0)
+        return torch.split(args[0], args[1] if len(args) > 1 else kwargs["chunks"], dim)
+    return func(*args, **kwargs)
 
 
 def replaced(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from secateur.graph.axes import Axis, unify
+from secateur.graph.axes import Axis, cut, unify
 from secateur.graph.rules.table import Axes, Call, rule
 
 SUMS = ("aten::add", "aten::sub", "aten::add_", "aten::sub_")
@@ -67,8 +67,6 @@ def native_dropout(call: Call) -> Sequence[Axes]:
 @rule("aten::glu")
 def glu(call: Call) -> Axes:
     """One half times the gate of the other half."""
-    from secateur.graph.axes import cut
-
     axes = list(call.axes("self"))
     dim = call["dim"] % len(axes)
     one, other = cut(axes[dim], axes[dim].size // 2)

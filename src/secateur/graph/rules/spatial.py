@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from secateur.graph.axes import product
+from secateur.graph.axes import Axis, align_products, product
 from secateur.graph.rules.table import Axes, Call, rule
 
 
@@ -54,8 +54,6 @@ def im2col(call: Call) -> Axes:
 @rule("aten::col2im")
 def col2im(call: Call) -> Axes:
     """Patches laid over each other: a kernel's taps go."""
-    from secateur.graph.axes import Axis, align_products
-
     *rest, columns, places = call.axes("self")
     call.fix([places], "moves along them")
     kernel = call["kernel_size"]
