@@ -311,6 +311,67 @@ def test_layers_that_do_not_run_are_cut_too_or_their_inputs_are_left_alone() -> 
     assert small.eval()(x).shape == (2, 2)
 
 
+class Asides(nn.Module):
+    """A head behind a flag reads the stem; `reconstruct` reads what the body's first half gives."""
+
+    def __init__(self, reconstructs: bool) -> None:
+        super().__init__()
+        self.stem, self.flagged = nn.Conv2d(3, 12, 3), False
+        self.body = nn.Sequential(nn.Conv2d(12, 12, 3), nn.ReLU(), nn.Conv2d(12, 10, 3))
+        self.head, self.other, self.decoder = nn.Linear(10, 4), nn.Linear(12, 2), nn.Linear(12, 3)
+        if reconstructs:
+            self.__class__ = Reconstructing
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.other(pooled(x)) if self.flagged else self.head(pooled(self.body(x)))
+
+
+class Reconstructing(Asides):
+    def reconstruct(self, x: Tensor) -> Tensor:
+        return self.decoder(pooled(self.body[0](self.stem(x))))
+
+
+def test_what_is_not_reached_costs_what_it_can_see() -> None:
+    left = {"stem": "decoder.weight may hang on it, which the example does not reach"}
+    x = torch.randn(2, 3, 12, 12)
+    graph = sc.inspect(settled(Asides(reconstructs=False)), x)
+    assert {group.key for group in graph.prunable} == {"body.0", "body.2"}
+    assert graph.group["stem"].fixed in (left["stem"], left["stem"].replace("decoder", "other"))
+    graph = sc.inspect(settled(Asides(reconstructs=True)), x)
+    assert {group.key for group in graph.prunable} == {"body.2"}
+
+
+class Cached(nn.Module):
+    """Attention whose table of positions is made in the first call alone, and lies there afterwards."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.out, self.head = nn.Linear(6, 24), nn.Linear(8, 12), nn.Linear(12, 3)
+        self.table: dict[int, Tensor] = {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, tokens, _ = x.shape
+        if tokens not in self.table:
+            places = torch.arange(tokens).view(1, tokens, 1, 1) * 0.5
+            self.table[tokens] = places.view(1, 1, tokens, 1) * 0.1
+        q, k, v = self.qkv(x).view(n, tokens, 3, 2, 4).permute(2, 0, 3, 1, 4)
+        weights = ((q @ k.transpose(-2, -1)) * 0.5 + self.table[tokens]).softmax(-1)
+        y = (weights @ v).transpose(1, 2)
+        return self.head(self.out(y.reshape(n, tokens, 8)).relu().view(n, tokens * 12).view(n, tokens, 12).mean(1))
+
+
+def test_sizes_are_found_whatever_a_forward_did_before() -> None:
+    model, x = settled(Cached()), torch.randn(2, 5, 6)
+    graph = sc.inspect(model, x)
+    assert [group.key for group in graph.prunable] == ["qkv", "qkv#2", "out"]
+    kept = {group.key: np.arange(group.width // 2) for group in graph.prunable}
+    small = copy.deepcopy(Cutter(model, graph).cut(kept))
+    first = small(x)
+    assert torch.equal(small(x), first)
+    assert small(torch.randn(3, 7, 6)).shape == (3, 3)
+
+
 def test_one_place_that_cannot_be_followed_costs_what_touches_it_alone() -> None:
     class Sorted(nn.Module):
         def __init__(self) -> None:

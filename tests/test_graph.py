@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import secateur as sc
 from secateur import zoo
-from secateur.graph import ModelGraph, as_inputs, trace
+from secateur.graph import ModelGraph, as_inputs, count_costs, trace
 from secateur.prune import Cutter
 
 # ---- what is looked at -----------------------------------------------------------------------------------------------
@@ -412,12 +412,40 @@ def test_a_weight_of_given_norms_is_cut_through_what_it_is_worked_out_from() -> 
     assert torch.allclose(Cutter(model, graph).cut(kept).conv2.weight, dense[:, kept["conv1"]], atol=1e-6)
 
 
-def test_a_weight_that_hangs_together_is_left_alone_by_name() -> None:
+@pytest.mark.parametrize("wrap", [nn.utils.spectral_norm, nn.utils.parametrizations.spectral_norm])
+@pytest.mark.parametrize("name", ["conv1", "conv2"])
+def test_a_weight_under_a_spectral_norm_is_what_it_was_where_it_is_left(wrap: Any, name: str) -> None:
     model, example = build("plain")
-    nn.utils.spectral_norm(model.conv2)
+    wrap(model.get_submodule(name))
+    model.train()(example)
+    model.eval()(example)  # the old form works its weight out in a call alone
+    dense = model.get_submodule(name).weight.detach()
     graph = sc.inspect(model, example)
-    assert graph.group["conv1"].fixed.startswith("a weight of conv2 is worked out from all of them")
-    assert not graph.group["fc1"].fixed
+    kept = np.array([0, 3, 5])
+    small = Cutter(model, graph).cut({"conv1": kept})
+    small(example)
+    left = dense[kept] if name == "conv1" else dense[:, kept]
+    assert torch.allclose(small.get_submodule(name).weight, left, atol=1e-6)
+    small.train()(example).sum().backward()
+
+
+def test_both_inputs_of_a_bilinear_layer_are_cut() -> None:
+    class Bilinear(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.left, self.right = nn.Linear(6, 10), nn.Linear(6, 8)
+            self.join, self.head = nn.Bilinear(10, 8, 12), nn.Linear(12, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(F.relu(self.join(F.relu(self.left(x)), F.relu(self.right(x)))))
+
+    model, x = settled(Bilinear()), torch.randn(4, 6)
+    graph = sc.inspect(model, x)
+    assert [(group.key, group.width) for group in graph.prunable] == [("left", 10), ("right", 8), ("join", 12)]
+    assert graph.layer["join"].macs == 10 * 8 * 12
+    small = Cutter(model, graph).cut({"left": np.arange(5), "right": np.arange(2), "join": np.arange(4)})
+    assert small(x).shape == (4, 3)
+    assert count_costs(small, x).macs == 6 * 5 + 6 * 2 + 5 * 2 * 4 + 4 * 3
 
 
 def test_layers_that_share_a_weight_stay_tied() -> None:

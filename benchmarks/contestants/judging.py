@@ -113,8 +113,9 @@ def _near(one: Tensor, other: Tensor) -> bool:
 
 def macs(model: nn.Module, inputs: Inputs) -> float:
     """All multiply-adds of one pass."""
+    frozen = copy.deepcopy(model).requires_grad_(False)  # the counter asks for gradients of what requires them
     with FlopCounterMode(display=False) as counter:
-        answers(model, inputs)
+        answers(frozen, inputs)
     return counter.get_total_flops() / 2
 
 
@@ -168,14 +169,17 @@ def number(model: nn.Module) -> None:
 
 
 def restore(model: nn.Module, dense: nn.Module) -> dict[str, Tensor]:
-    """Put the dense network's values back, in place: name -> which of the dense values stayed."""
+    """Put the dense network's values back, in place: name -> which of the dense values stayed.
+
+    Of what norms are scaled by when weights are cut, nothing can be told.
+    """
     originals = {name: value.detach().clone() for name, value in _values(dense).items()}
     kept, done = {}, set()
     for name, value in _values(model).items():
         kept[name] = kept.get(name, value.detach().round().long())
         if id(value) not in done:
             done.add(id(value))
-            value.data = originals[name].flatten()[kept[name]]
+            value.data = originals[name].flatten()[kept[name].clamp(0, originals[name].numel() - 1)]
         else:
             kept.pop(name)
     return kept
@@ -187,7 +191,7 @@ def ignoring(dense: nn.Module, kept: dict[str, Tensor]) -> nn.Module:
     for name, parameter in found.named_parameters(remove_duplicate=False):
         if name in kept:
             stays = torch.zeros(parameter.numel(), dtype=torch.bool)
-            stays[kept[name].flatten()] = True
+            stays[kept[name].flatten().clamp(0, parameter.numel() - 1)] = True
             parameter.data = parameter.data * stays.reshape(parameter.shape)
     return found
 
@@ -212,39 +216,95 @@ def _channelwise(x: Tensor, weight: Tensor | None, bias: Tensor | None, dim: int
 
 
 def _norms(model: nn.Module) -> Iterator[nn.Module]:
-    """The modules that are norms over channels, by their class or its name."""
+    """The modules that are norms over channels by the name of their class alone: torch's own call `functional`."""
     for module in model.modules():
         name = type(module).__name__.lower()
-        named = name.endswith(("norm", "norm2d", "normact", "norm2dfp32", "grn", "groupnorm1"))
+        named = name.endswith(("norm", "norm2d", "normact", "norm2dfp32", "normgated", "grn"))
         named = named and not any(other in name for other in ("batch", "weight", "spectral"))
-        if isinstance(module, nn.LayerNorm | nn.GroupNorm) or (named and not list(module.children())):
+        if named and not isinstance(module, nn.LayerNorm | nn.GroupNorm) and not list(module.children()):
             yield module
 
 
 def _stand_in(module: nn.Module) -> Callable[..., Tensor]:
     """What runs in a norm's place."""
-    name = type(module).__name__
-    first = isinstance(module, nn.GroupNorm) or "2d" in name or getattr(module, "data_format", "") == "channels_first"
-    dim = 1 if first else -1
+    about = type(module).__name__.lower() + getattr(module, "data_format", "")
+    dim = 1 if "2d" in about or "first" in about else -1
     weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
     return lambda x, *args, **kwargs: _channelwise(x, weight, bias, dim)
+
+
+_batch_norm = functional.batch_norm
+
+
+def _by_statistics_kept(x: Tensor, mean: Tensor | None, *args: Any, **kwargs: Any) -> Tensor:
+    """A batch norm; weights are standardised by one that keeps no statistics."""
+    if mean is not None:
+        return _batch_norm(x, mean, *args, **kwargs)
+    return _channelwise(x, kwargs.get("weight"), kwargs.get("bias"), 1)
+
+
+def _no_moments(x: Tensor, dim: Any, keepdim: bool = False, **_: Any) -> tuple[Tensor, Tensor]:
+    """Variance 1 and mean 0, whatever there is."""
+    mean = torch.zeros_like(x.mean(dim, keepdim=keepdim))
+    return mean + 1, mean
 
 
 @contextlib.contextmanager
 def norms_apart(*models: nn.Module) -> Iterator[None]:
     """Meanwhile norms over channels act on each channel alone: what they do else depends on how many there are."""
-    modules = [module for model in models for module in _norms(model)]
     patches = {
         "layer_norm": lambda x, shape, weight=None, bias=None, eps=0.0: _channelwise(x, weight, bias, -1),
         "rms_norm": lambda x, shape, weight=None, eps=0.0: _channelwise(x, weight, None, -1),
         "group_norm": lambda x, groups, weight=None, bias=None, eps=0.0: _channelwise(x, weight, bias, 1),
+        "batch_norm": _by_statistics_kept,
     }
     with contextlib.ExitStack() as stack:
+        stack.enter_context(mock.patch.object(torch, "var_mean", _no_moments))
         for name, stand_in in patches.items():
             stack.enter_context(mock.patch.object(functional, name, stand_in))
-        for module in modules:
+        for module in [module for model in models for module in _norms(model)]:
             stack.enter_context(mock.patch.object(module, "forward", _stand_in(module)))
         yield
+
+
+# ---- weights that are normed -----------------------------------------------------------------------------------------
+
+DIRECTIONS = {"WeightNorm": "_v", "SpectralNorm": "_orig"}
+"""Hooks that work a weight out in each call, and how what it is made of is called behind the weight's name."""
+ORIGINALS = {"_WeightNorm": "original1", "_SpectralNorm": "original"}
+"""The same of parametrisations."""
+
+
+def plain(model: nn.Module) -> tuple[nn.Module, dict[str, str]]:
+    """The same network with its weights as their norms leave them, and the new names of what they are made of.
+
+    Else a weight of which something went is another in all its places.
+    """
+    model, names = copy.deepcopy(model), {}
+    for prefix, module in model.named_modules():
+        own = f"{prefix}." if prefix else ""
+        hooks = {type(hook).__name__: (key, hook) for key, hook in module._forward_pre_hooks.items()}
+        for kind in hooks.keys() & DIRECTIONS.keys():
+            key, hook = hooks[kind]
+            hook(module, ())
+            del module._forward_pre_hooks[key], module._parameters[f"{hook.name}{DIRECTIONS[kind]}"]
+            _hold(module, hook.name, vars(module).pop(hook.name))
+            names[f"{own}{hook.name}{DIRECTIONS[kind]}"] = f"{own}{hook.name}"
+        steps = getattr(module, "parametrizations", {})
+        kinds = {name: type(each[0]).__name__ for name, each in steps.items()}
+        if kinds and all(kind in ORIGINALS for kind in kinds.values()):
+            values = {name: getattr(module, name) for name in kinds}
+            module.__class__ = type(module).__bases__[0]  # copies share the class that reads them
+            del module.parametrizations
+            for name, kind in kinds.items():
+                _hold(module, name, values[name])
+                names[f"{own}parametrizations.{name}.{ORIGINALS[kind]}"] = f"{own}{name}"
+    return model, names
+
+
+def _hold(module: nn.Module, name: str, value: Tensor) -> None:
+    """Make a value a parameter."""
+    module.register_parameter(name, nn.Parameter(value.detach().clone()))
 
 
 # ---- the verdict -----------------------------------------------------------------------------------------------------
@@ -260,7 +320,9 @@ def judge(found: Found, case: Case, cut: nn.Module, kept: dict[str, Tensor]) -> 
     found.followed = True
     found.refusal = "" if shapes == [answer.shape for answer in answers(case.model, case.inputs)] else RESHAPED
     found.other_batch = runs(cut, case.smaller)
-    reference = ignoring(case.model, kept)
+    dense, names = plain(case.model)
+    cut, _ = plain(cut)
+    reference = ignoring(dense, {names.get(name, name): positions for name, positions in kept.items()})
     try:
         with norms_apart(cut, reference):
             found.exact = alike(answers(reference, case.inputs), answers(cut, case.inputs))

@@ -36,13 +36,16 @@ def look(case: Case) -> dict[str, Any]:
         return found.as_dict()
     found.seconds, found.sites = time.perf_counter() - begun, len(graph.prunable)
     keys = {group.key for group in graph.prunable}
-    touched = {held.name for held in graph.tensors if keys & set(held.groups)}
     case = judging.precise(case)
-    found.share_macs = judging.share(judging.macs_by_weight(case.model, case.inputs), touched)
+    normed, names = judging.plain(case.model)
+    touched = {names.get(held.name, held.name) for held in graph.tensors if keys & set(held.groups)}
+    found.share_macs = judging.share(judging.macs_by_weight(normed, case.inputs), touched)
     numbered = copy.deepcopy(case.model)
     judging.number(numbered)
     cut = copy.deepcopy(Cutter(numbered, graph).cut(kept(graph, KEPT[0])))
-    judging.judge(found, case, cut, judging.restore(cut, case.model))
+    positions = judging.restore(cut, case.model)
+    cut = copy.deepcopy(Cutter(case.model, graph).cut(kept(graph, KEPT[0])))  # what weights are normed by is made anew
+    judging.judge(found, case, cut, positions)
     found.round_trip = found.followed and comes_back(cut, case)
     whole = judging.macs(case.model, case.inputs)
     for share in KEPT if found.followed else ():

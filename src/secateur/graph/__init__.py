@@ -14,7 +14,7 @@ from secateur.graph.network import with_reasons
 from secateur.graph.operations import OperationLog
 from secateur.graph.private import copied, forgetful, private_copy
 from secateur.graph.scope import Scope
-from secateur.graph.sizes import Attribute, Calls, Path, StatedSize, argument, kind_of, name_of
+from secateur.graph.sizes import Attribute, Calls, Path, Spot, StatedSize, argument, counted, kind_of, name_of
 from secateur.graph.sparsity import may_be_sparse, sparsities_named, with_sparsity
 from secateur.graph.trace import Traced, follow, trace
 
@@ -42,6 +42,7 @@ __all__ = [
     "Side",
     "Slice",
     "Sparsity",
+    "Spot",
     "StatedSize",
     "Traced",
     "argument",
@@ -50,6 +51,7 @@ __all__ = [
     "computes_more",
     "copied",
     "count_costs",
+    "counted",
     "entries_named",
     "entries_of",
     "first_input",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import warnings
+from typing import Any
 
 import torch
 from torch import nn
@@ -23,12 +25,12 @@ def count_costs(model: nn.Module, example_input: Example | Inputs) -> Costs:
     on its own device. Of sparse layers only the weights that are not masked count, and what `secateur.save` writes.
     """
     inputs, model = as_inputs(example_input), dense_again(model)
-    private = copied(model).eval()
+    private = copied(model).eval().requires_grad_(False)  # the counter asks for gradients of what requires them
     try:
         with torch.device("meta"):
             flops = _flops(private.to("meta"), inputs.map(lambda x: x.to("meta")))
     except Exception:
-        flops = _flops(copied(model).eval(), inputs)
+        flops = _flops(copied(model).eval().requires_grad_(False), inputs)
     total = flops.pop("Global", 0)
     params = sum(parameter.numel() for parameter in model.parameters())
     state = {(x.data_ptr(), x.shape, x.stride()): x for x in model.state_dict().values()}  # tied weights are saved once
@@ -44,9 +46,14 @@ def count_costs(model: nn.Module, example_input: Example | Inputs) -> Costs:
     return Costs(total // 2 // len(inputs), params, size, block_sparsity=blocks / max(layers, 1))
 
 
+def _trilinear(one: list[int], weight: list[int], other: list[int], *_: Any, **__: Any) -> int:
+    """`nn.Bilinear`, which torch's counter passes over: [N, in1], [out, in1, in2], [N, in2]."""
+    return 2 * one[0] * math.prod(weight)
+
+
 def _flops(model: nn.Module, inputs: Inputs) -> dict[str, int]:
     """By the name of the module, after that of the network; the whole is called Global."""
-    counter = FlopCounterMode(display=False)
+    counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten._trilinear: _trilinear})
     with torch.no_grad(), counter, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         inputs.run(model)

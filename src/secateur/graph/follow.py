@@ -7,7 +7,6 @@ axes of what it took, and says where.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -22,10 +21,9 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from secateur.graph.axes import Axis, fixed, unify
 from secateur.graph.rules import Axes, Call, Contraction, Use, bound, rule_for
-from secateur.graph.scope import Place, Scope, Scoped
+from secateur.graph.scope import Place, Scope, Scoped, users_frame
 from secateur.graph.sizes import Calls
 
-HERE = str(Path(__file__).parents[1])
 COPIES = ("aten::clone", "aten::_to_copy", "aten::_unsafe_view", "aten::contiguous", "aten::alias", "aten::detach")
 
 
@@ -37,6 +35,8 @@ class Record:
     contractions: list[Found] = field(default_factory=list)
     norms: list[tuple[str, str, int]] = field(default_factory=list)
     """Of weights of given norms: the parameter of the norms, that of the directions, and the dimension between."""
+    spectra: list[tuple[str, str, str]] = field(default_factory=list)
+    """Of weights under a spectral norm: the left singular vector, the weight, and the right one."""
 
 
 @dataclass
@@ -60,7 +60,7 @@ class Follower(Scoped):
 
     def __init__(self, model: nn.Module) -> None:
         self.calls = Calls()
-        super().__init__(Scope(model, self.calls.begin, self.calls.end))
+        super().__init__(Scope(model, self._begin, self._end))
         self.model = model
         self.record = Record()
         self.axes: Any = WeakIdKeyDictionary()
@@ -68,8 +68,15 @@ class Follower(Scoped):
         """The parameter that a tensor is a view of."""
         self.computed: Any = WeakIdKeyDictionary()
         """The parameter that a tensor is worked out from, by parameters alone."""
+        self.multiplied: Any = WeakIdKeyDictionary()
+        """Of products of a matrix and a vector that are parameters both: their names."""
+        self._unclaimed: Any = WeakIdKeyDictionary()
         self.names: dict[str, Tensor] = {}
         self.touched: set[str] = set()
+        self.seen: dict[str, set[Axis]] = {}
+        """By module that ran: the axes of the values that its forward works with, between its modules."""
+        self.ran: set[str] = set()
+        """The functions that ran torch's operators."""
         self.emptied = False
         """Whether some operation gave no elements: nothing can be followed through that."""
         self.fed: dict[str, bool] = {}
@@ -80,6 +87,18 @@ class Follower(Scoped):
                 Axis(size) if size > 1 else fixed(size, "a single index") for size in tensor.shape
             )
             self.origin[tensor] = name
+
+    def _begin(self, name: str, given: object) -> None:
+        self.calls.begin(name)
+        self._see(given)
+
+    def _end(self, output: object) -> None:
+        self.calls.end()
+        self._see(output)
+
+    def _see(self, values: object) -> None:
+        seen = self.seen.setdefault(self.scope.module, set())
+        seen.update(axis for x in tree_leaves(values) if isinstance(x, Tensor) for axis in self.axes_of(x))
 
     def axes_of(self, tensor: Tensor) -> Axes:
         """Of a tensor seen before; what comes from elsewhere is fixed."""
@@ -96,7 +115,9 @@ class Follower(Scoped):
                 self.axes[leaf] = tuple(fixed(size, "the network's input") for size in leaf.shape)
 
     def take(self, outputs: object) -> None:
-        """And so do its outputs."""
+        """And so do its outputs, and what parameters were multiplied for without being a norm."""
+        for axis, what in (pair for pairs in self._unclaimed.values() for pair in pairs):
+            axis.fix(what)
         for leaf in tree_leaves(outputs):
             if isinstance(leaf, Tensor):
                 for axis in self.axes_of(leaf):
@@ -120,6 +141,8 @@ class Follower(Scoped):
         self.emptied |= any(not x.numel() and x.dim() > 1 for x in tensors)
         if tensors or func._schema.is_mutable:
             self._note(func, call, place)
+        self._see(tensors)
+        self.ran.add(place[2].partition(" ")[2].partition("+")[0])
         return result
 
     def _note(self, func: Any, call: Call, place: Place) -> None:
@@ -139,12 +162,27 @@ class Follower(Scoped):
                 self.computed[result] = name
         if call.name == "aten::_weight_norm_interface":
             self.record.norms.append((self.origin.get(call["g"]), self.origin.get(call["v"]), call.get("dim", 0)))
-        if call.name == "aten::mv" and self._all_parameters(call) is not None:
-            for use in call.uses:  # as spectral norms do: what stays of the weight would be another
-                use.axis.fix(f"a weight of {self.scope.module or 'the network'} is worked out from all of them")
+        if call.name in ("aten::mv", "aten::dot", "aten::vdot") and self._all_parameters(call) is not None:
+            self._note_spectrum(call)
         if call.uses:
             self.record.uses[place] = call.uses
         self._note_contractions(call)
+
+    def _note_spectrum(self, call: Call) -> None:
+        """A spectral norm divides a weight by `u W v`, which a cut leaves as it was (see `Record.spectra`)."""
+        call.contractions.clear()
+        one, other = call.tensors()
+        if call.name == "aten::mv":
+            of = f"a weight of {self.scope.module or 'the network'} is worked out from all of them"
+            self.multiplied[call.results[0]] = self.origin.get(one), self.origin.get(other)
+            self._unclaimed[call.results[0]] = [(use.axis, of) for use in call.uses]
+            call.uses.clear()
+            return
+        for vector, made in ((one, other), (other, one)):
+            if made in self.multiplied:
+                self._unclaimed.pop(made, None)
+                self.record.spectra.append((self.origin.get(vector), *self.multiplied[made]))
+                call.uses.clear()
 
     def _all_parameters(self, call: Call) -> str | None:
         """Where every tensor that is taken is a parameter, or worked out from some: the name of the largest."""
@@ -196,13 +234,13 @@ class Follower(Scoped):
 
     def line(self) -> str:
         """Where in the user's own code it is, in brackets."""
-        frame = sys._getframe(1)
-        while frame is not None:
-            file = frame.f_code.co_filename
-            if f"{Path(torch.__file__).parent}" not in file and not file.startswith((HERE, "<")):
-                return f" ({Path(file).name}:{frame.f_lineno})"
-            frame = frame.f_back  # type: ignore[assignment]
-        return ""
+        frame = users_frame(whole=True)
+        return "" if frame is None else f" ({Path(frame.f_code.co_filename).name}:{frame.f_lineno})"
+
+
+def in_double(model: nn.Module) -> bool:
+    """Whether the model computes in double precision."""
+    return any(x.dtype == torch.float64 for x in model.parameters())
 
 
 class Precise(TorchDispatchMode):

@@ -196,6 +196,8 @@ class ModelGraph:
     sizes: tuple[StatedSize, ...] = ()
     norms: tuple[tuple[str, str, int], ...] = ()
     """Of weights of given norms: the parameter of the norms, that of the directions, and the dimension between."""
+    spectra: tuple[tuple[str, str, str], ...] = ()
+    """Of weights under a spectral norm: the left singular vector, the weight, and the right one."""
 
     @property
     def stated_alone(self) -> tuple[Attribute, ...]:

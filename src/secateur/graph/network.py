@@ -258,17 +258,14 @@ def _tensors(
 
 
 def stated_sizes(statements: Sequence[Statement], keys: Keys) -> tuple[StatedSize, ...]:
-    """Those that may change, or must not; what is stated differently in two runs of one forward is left out."""
+    """All, but what is stated differently in two runs of one forward."""
     found: dict[tuple[Any, ...], StatedSize | None] = {}
     for each in statements:
         extents = tuple(keys.extent(axis) for axis in each.axes)
-        stated = StatedSize(each.module, each.function, each.call, each.path, extents, each.constant, each.several)
-        place = (each.module, each.function, each.call, each.path)
+        stated = StatedSize(each.where, each.path, extents, each.constant, each.several)
+        place = (each.where, each.path)
         found[place] = stated if found.setdefault(place, stated) == stated else None
-    return tuple(
-        each for each in found.values()
-        if each is not None and (each.constant is not None or any(extent.groups for extent in each.extents))
-    )  # fmt: skip
+    return tuple(each for each in found.values() if each is not None)
 
 
 SIDES: dict[str, tuple[str, int]] = {
@@ -314,7 +311,8 @@ def spoken(model: nn.Module, stated: Sequence[StatedSize], known: Sequence[Attri
     taken = {(each.module, each.name) for each in known}
     found = []
     for name, module in model.named_modules():
-        mine = [x for each in stated if each.module == name and not each.several for x in each.extents]
+        own = [each for each in stated if each.where.module == name and not each.several]
+        mine = [extent for each in own for extent in each.extents if extent.groups]
         for attribute, value in vars(module).items():
             if isinstance(value, bool) or not isinstance(value, int) or (name, attribute) in taken:
                 continue

@@ -2,27 +2,64 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
+from types import FrameType
 from typing import Any, Self
 
+import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 Place = tuple[str, int, str, int]
-"""Of an operation: the module in whose forward it runs, which call of that, the operator, and which run of it there."""
+"""Of an operation: the module in whose forward it runs, which call of that, the operator and the spot of the forward
+that runs it, and which run of it there."""
+NOT_USERS = (f"{Path(torch.__file__).parent}{os.sep}", f"{Path(__file__).parents[1]}{os.sep}")
+"""Where torch's own code lies, and this package's."""
+CALLS = frozenset({"Module._call_impl", "Module._call_impl.<locals>.inner"})
+"""What torch runs to call a module."""
+
+
+def users_frame(whole: bool = False) -> FrameType | None:
+    """The innermost frame of code that is neither torch's nor ours, within the innermost module that is called.
+
+    `whole`: whoever called that, where it has no such code of its own.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        code = frame.f_code
+        if not code.co_filename.startswith((*NOT_USERS, "<")):
+            return frame
+        if code.co_filename.startswith("<") and not whole:  # torch.fx writes forwards of its own
+            return frame
+        if not whole and code.co_qualname in CALLS:
+            return None
+        frame = frame.f_back
+    return None
+
+
+def spot() -> str:
+    """Which line of a forward is running: the function, and the line counted from its beginning."""
+    frame = users_frame()
+    return "" if frame is None else f"{frame.f_code.co_qualname}+{frame.f_lineno - frame.f_code.co_firstlineno}"
 
 
 class Scope:
     """Follows the calls of a model's modules between `__enter__` and `__exit__`."""
 
     def __init__(
-        self, model: nn.Module, begin: Callable[[str], None] | None = None, end: Callable[[], None] | None = None
+        self,
+        model: nn.Module,
+        begin: Callable[[str, object], None] = lambda name, given: None,
+        end: Callable[[object], None] = lambda output: None,
     ) -> None:
-        """`begin(name)` and `end()` are called as each forward begins and ends."""
+        """`begin(name, arguments)` and `end(output)` are called as each forward begins, and after it ended."""
         self._model = model
-        self._on_begin, self._on_end = begin or (lambda name: None), end or (lambda: None)
+        self._on_begin, self._on_end = begin, end
         self._handles: list[Any] = []
         self._within: list[tuple[str, int, Counter[str]]] = []
         self._outside = ("", -1, Counter[str]())
@@ -34,7 +71,7 @@ class Scope:
         self._within.clear()
         for name, module in self._model.named_modules():
             self._handles += [
-                module.register_forward_pre_hook(partial(self._begin, name), prepend=True),
+                module.register_forward_pre_hook(partial(self._begin, name), prepend=True, with_kwargs=True),
                 module.register_forward_hook(self._end, always_call=True),
             ]
         return self
@@ -45,15 +82,15 @@ class Scope:
             handle.remove()
         self._handles.clear()
 
-    def _begin(self, name: str, module: nn.Module, args: object) -> None:
+    def _begin(self, name: str, module: nn.Module, args: object, kwargs: object) -> None:
         self._within.append((name, self._calls[name], Counter()))
         self._calls[name] += 1
-        self._on_begin(name)
+        self._on_begin(name, (args, kwargs))
 
     def _end(self, module: nn.Module, args: object, output: object) -> None:
         if self._within:
             self._within.pop()
-            self._on_end()
+            self._on_end(output)
 
     @property
     def module(self) -> str:
@@ -61,8 +98,9 @@ class Scope:
         return self._within[-1][0] if self._within else ""
 
     def place(self, operator: str) -> Place:
-        """Where the next run of an operator is: other operators, run more or less often, do not change it."""
+        """Where the next run of an operator is: what runs more or less often elsewhere does not change it."""
         module, call, counts = self._within[-1] if self._within else self._outside
+        operator = f"{operator} {spot()}" if self._within else operator
         counts[operator] += 1
         return module, call, operator, counts[operator]
 

@@ -1,15 +1,15 @@
 """Sizes that a forward writes down itself: `x.view(B, N, 3, self.num_heads, 64)` asks for the old ones.
 
 A pruned network has to state others. Each call that takes sizes is found by the module in whose forward it is, the
-function, and which call of it in one run of that forward it is; what is stated there is an extent.
+function, the line of the forward (`spot`) and which call of it there it is; what is stated there is an extent. Paths
+that a forward takes only sometimes (tables that it makes at its first call) change no other line's calls.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from secateur.graph.axes import Axis, piece, product
 from secateur.graph.extent import Extent
+from secateur.graph.scope import spot
 
 Path = tuple[int | str, ...]
 """Where an argument lies: a position or a name, and a position in it where it is a tuple."""
@@ -86,12 +87,28 @@ class Attribute:
 
 
 @dataclass(frozen=True)
+class Spot:
+    """One call of a function in a module's forward."""
+
+    module: str
+    kind: str
+    """The function, as `kind_of` tells it."""
+    line: str
+    """Where in the forward, as `spot` tells it; with "#" and a number behind it from the second call there on."""
+    number: int = field(compare=False)
+    """Which call of this kind it is in the forward, from 1: for compilers, which do not know lines."""
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """By line, and by number."""
+        return f"{self.kind}@{self.line}", f"{self.kind}:{self.number}"
+
+
+@dataclass(frozen=True)
 class StatedSize:
     """One argument of one call: a size, several, or a number that has to stay as it was."""
 
-    module: str
-    function: str
-    call: int
+    where: Spot
     path: Path
     extents: tuple[Extent, ...] = ()
     constant: float | None = None
@@ -102,16 +119,27 @@ class StatedSize:
         if self.constant is not None:
             return self.constant
         sizes = [int(extent.size(counts)) for extent in self.extents]
+        if self.path[-1] == "times":
+            return [sizes[0], self.extents[0].length]
         return sizes if self.several else sizes[0]
+
+    @property
+    def relative(self) -> StatedSize:
+        """The same where it is a multiple of what other inputs bring (`batch * 12`): told by which part of it is left.
+
+        It lies at the path and "times"; its value is two numbers, of which that part is the quotient.
+        """
+        mixed = not self.several and len(self.extents) == 1 and self.extents[0].kind == "product"
+        if not mixed or all(part.kind != "whole" for part in self.extents[0].parts):
+            return self
+        return replace(self, path=(*self.path, "times"))
 
 
 @dataclass
 class Statement:
     """The same while a pass is followed: of axes."""
 
-    module: str
-    function: str
-    call: int
+    where: Spot
     path: Path
     axes: tuple[Axis, ...] = ()
     constant: float | None = None
@@ -144,24 +172,33 @@ def argument(args: Sequence[Any], kwargs: Mapping[str, Any], path: Path) -> Any:
 
 
 class Calls:
-    """Numbers the calls of functions within every forward that is running."""
+    """Names the calls of functions within every forward that is running."""
 
     def __init__(self) -> None:
-        self.counts: list[tuple[str, Counter[str]]] = [("", Counter())]
+        self.counts: list[tuple[str, dict[str, int]]] = [("", {})]
 
-    def begin(self, module: str) -> None:
+    def begin(self, module: str, given: object = None) -> None:
         """A forward begins."""
-        self.counts.append((module, Counter()))
+        self.counts.append((module, {}))
 
-    def end(self) -> None:
+    def end(self, output: object = None) -> None:
         """The innermost ends."""
         self.counts.pop()
 
-    def next(self, function: str) -> tuple[str, int]:
-        """The innermost module, and the number of this call within its forward."""
+    def next(self, kind: str) -> Spot:
+        """Where the call is that is about to be made."""
         module, counts = self.counts[-1]
-        counts[function] += 1
-        return module, counts[function]
+        return counted(counts, module, kind)
+
+
+def counted(counts: dict[str, int], module: str, kind: str) -> Spot:
+    """Where the next call of this kind is, by the calls before it in the forward."""
+    line = spot()
+    counts[kind] = counts.get(kind, 0) + 1
+    place = f"{kind}@{line}"
+    counts[place] = counts.get(place, 0) + 1
+    again = f"#{counts[place]}" if counts[place] > 1 else ""
+    return Spot(module, kind, f"{line}{again}", counts[kind])
 
 
 class Recorder(TorchFunctionMode):
@@ -181,14 +218,14 @@ class Recorder(TorchFunctionMode):
         if kind is None:
             return func(*args, **kwargs)
         name = FUNCTIONS[func]
-        module, call = self.calls.next(kind)
+        where = self.calls.next(kind)
         taken = [self.axes_of(x) if isinstance(x, Tensor) else () for x in args[:1]]
         result = func(*args, **kwargs)
         with suppress(IndexError, TypeError, KeyError, ValueError, AttributeError):
             for path, axes, several in _told(name, args, kwargs, result, self.axes_of, taken[0] if taken else ()):
-                self.statements.append(Statement(module, kind, call, path, axes, several=several))
+                self.statements.append(Statement(where, path, axes, several=several))
             for path, number in _numbers(name, args, kwargs):
-                self.statements.append(Statement(module, kind, call, path, constant=number))
+                self.statements.append(Statement(where, path, constant=number))
         return result
 
 

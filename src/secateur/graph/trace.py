@@ -14,13 +14,14 @@ from secateur.errors import TraceError
 from secateur.graph.axes import Axis
 from secateur.graph.count import count_costs
 from secateur.graph.extent import Kept
-from secateur.graph.follow import Follower, Record, plain_kernels
+from secateur.graph.follow import Follower, Record, in_double, plain_kernels
 from secateur.graph.forward import watch
 from secateur.graph.graph import ModelGraph
 from secateur.graph.inputs import Example, Inputs, as_inputs, joined
 from secateur.graph.network import Keys, attributes, describe, spoken, stated_sizes
 from secateur.graph.private import copied, forgetful, hooked_by_caller, private_copy
 from secateur.graph.sizes import Recorder, Statement
+from secateur.graph.unreached import leave_what_did_not_run, watch_training
 from secateur.sparse import masked_layers
 
 
@@ -88,6 +89,7 @@ def follow(model: nn.Module, example_input: Example) -> Traced:
     graph = ModelGraph(
         described.layers, described.groups, dense, described.tensors,
         (*said, *spoken(precise, stated, said)), stated, tuple(dict.fromkeys(follower.record.norms)),
+        tuple(dict.fromkeys(follower.record.spectra)),
     )  # fmt: skip
     if not graph.prunable:
         reasons = "; ".join(f"{group.key}: {group.fixed}" for group in graph.groups[:5]) or "it has no such layers"
@@ -131,8 +133,8 @@ def _followed(model: nn.Module, example: Inputs) -> _Followed:
             if found is None or number == 1:  # a detector may find nothing in what it is given
                 found = now
     assert found is not None
-    _watch_training(found.follower, found.inputs)
-    _leave_what_did_not_run(found.follower)
+    watch_training(found.follower, found.inputs)
+    leave_what_did_not_run(found.follower)
     for tensor in found.follower.names.values():
         for axis in found.follower.axes[tensor]:
             axis.fix_squares()
@@ -148,53 +150,6 @@ def _pass(model: nn.Module, inputs: Inputs) -> _Followed:
     follower.take(outputs)
     answers = [x for x in tree_leaves(outputs) if isinstance(x, Tensor)]
     return _Followed(follower, recorder.statements, inputs, answers)
-
-
-def _watch_training(follower: Follower, inputs: Inputs) -> None:
-    """Follow layers that run in training alone, as far as the forward goes with these inputs."""
-    model, left_out = follower.model, [name for name in follower.names if name not in follower.touched]
-    if all(sum(size > 1 for size in follower.names[name].shape) < 2 for name in left_out):
-        return
-    record, buffers = follower.record, {name: x.clone() for name, x in model.named_buffers()}
-    follower.record = Record()
-    try:
-        with torch.no_grad(), torch.random.fork_rng([]), plain_kernels(in_double(model)), follower:
-            outputs = inputs.run(model.train())
-        follower.take(outputs)
-    except Exception:  # it takes labels, or other inputs
-        pass
-    finally:
-        follower.record = record
-        forgetful(model)
-        for name, x in model.named_buffers():
-            x.copy_(buffers[name])
-
-
-def _leave_what_did_not_run(follower: Follower) -> None:
-    """Layers that the pass leaves out (auxiliary heads, other methods) may read any axis of their size."""
-    starved = {name for name, fed in follower.fed.items() if not fed}
-    for name, tensor in follower.names.items():
-        if name in follower.touched and name not in starved:
-            continue
-        for axis in follower.axes[tensor]:
-            axis.fix("the example does not reach it")
-        if sum(size > 1 for size in tensor.shape) < 2:
-            continue
-        _leave_what_may_feed(follower, name, set(tensor.shape[:2]), whole=name not in starved)
-
-
-def _leave_what_may_feed(follower: Follower, name: str, sizes: set[int], whole: bool) -> None:
-    """Fix the axes of these sizes, or that such a size may be a flattened picture of."""
-    for other in follower.touched:
-        for axis in follower.axes[follower.names[other]]:
-            fits = axis.size in sizes or (not whole and any(size % axis.size == 0 for size in sizes))
-            if axis.size > 1 and fits and not axis.is_fixed:
-                axis.fix(f"{name} may hang on it, which the example does not reach")
-
-
-def in_double(model: nn.Module) -> bool:
-    """Whether the model computes in double precision."""
-    return any(x.dtype == torch.float64 for x in model.parameters())
 
 
 def _tell_of_hooks(model: nn.Module) -> None:

@@ -73,6 +73,9 @@ class Cutter:
         for g, v, dim in self.graph.norms:
             if not lost.keys().isdisjoint(self.graph.tensor[v].groups):
                 self._keep_norms(g, v, dim)
+        for u, weight, v in self.graph.spectra:
+            if not lost.keys().isdisjoint(self.graph.tensor[weight].groups):
+                self._keep_spectrum(u, weight, v)
         for (owner, leaf), (other, its) in self._ties.items():
             setattr(self._modules[owner], leaf, getattr(self._modules[other], its))
         counts = {key: len(units) for key, units in lost.items()}
@@ -89,6 +92,16 @@ class Cutter:
             dim, self._alive(held.extents[dim], whole)
         )
         self.model.get_parameter(g).data.mul_(torch.linalg.vector_norm(left, dim=rest, keepdim=True) / before)
+
+    def _keep_spectrum(self, u: str, weight: str, v: str) -> None:
+        """Scale a singular vector, so that `u W v`, which the weight is divided by, is what it was."""
+        dim = self.graph.tensor[weight].extents.index(self.graph.tensor[u].extents[0])
+
+        def norm(tensors: Mapping[str, Tensor]) -> Tensor:
+            return tensors[u] @ tensors[weight].movedim(dim, 0).flatten(1) @ tensors[v]
+
+        left = {name: get_tensor(self.model, name).detach() for name in (u, weight, v)}
+        left[u].mul_(norm(self._dense) / norm(left))
 
     def _alive(self, extent: Extent, like: Tensor) -> Tensor:
         return torch.from_numpy(extent.alive(self._lost)).to(like.device)
@@ -118,14 +131,14 @@ def set_sizes(modules: Mapping[str, nn.Module], sizes: Iterable[StatedSize], cou
     sizes = list(sizes)
     changed: list[Any] = []
     if counts:
-        touched = {each.module for each in sizes if any(key in counts for x in each.extents for key in x.groups)}
+        touched = {each.where.module for each in sizes if any(key in counts for x in each.extents for key in x.groups)}
         changed = [
-            (each.module, each.function, each.call, each.path, each.value(counts))
+            (each.where, each.path, each.value(counts))
             for each in sizes
-            if each.module in touched or each.constant is not None
+            if each.where.module in touched or not any(extent.groups for extent in each.extents)
         ]
     stated = grouped(changed)
-    for name in {each.module for each in sizes}:
+    for name in {each.where.module for each in sizes}:
         if name in stated or isinstance(modules[name], Restated):
             restate(modules[name], stated.get(name, {}))
 
@@ -139,6 +152,12 @@ def ties(model: nn.Module) -> dict[tuple[str, str], tuple[str, str]]:
         for key, parameter in module.named_parameters(recurse=False)
         if (owner := first.setdefault(parameter, (name, key))) != (name, key)
     }
+
+
+def get_tensor(model: nn.Module, name: str) -> Tensor:
+    """A parameter or a buffer, by its name."""
+    owner, _, leaf = name.rpartition(".")
+    return getattr(model.get_submodule(owner), leaf)  # type: ignore[no-any-return]
 
 
 def set_tensor(module: nn.Module, name: str, value: Tensor) -> None:

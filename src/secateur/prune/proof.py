@@ -24,7 +24,9 @@ from secateur.graph import (
     Kept,
     Masked,
     ModelGraph,
+    Path,
     Scope,
+    Spot,
     StatedSize,
     Traced,
     argument,
@@ -110,7 +112,8 @@ class _Proof:
     @property
     def needed(self) -> tuple[StatedSize, ...]:
         """The sizes that forwards do not come to themselves."""
-        return tuple(each for each in self.graph.sizes if each in self._missed)
+        forms = ((each, each.relative) for each in self.graph.sizes)
+        return tuple(found for form in forms if (found := next((x for x in form if x in self._missed), None)))
 
     def _fault(self, keys: Sequence[str]) -> str:
         """Why these groups cannot be cut together; empty if they can."""
@@ -169,9 +172,9 @@ class _Checking(TorchFunctionMode):
         super().__init__()
         self.calls, self.missed = Calls(), set[StatedSize]()
         self._counts = counts
-        self._sizes: dict[tuple[str, str, int], list[StatedSize]] = {}
+        self._sizes: dict[Spot, list[StatedSize]] = {}
         for each in sizes:
-            self._sizes.setdefault((each.module, each.function, each.call), []).append(each)
+            self._sizes.setdefault(each.where, []).append(each)
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -181,15 +184,20 @@ class _Checking(TorchFunctionMode):
         kind = kind_of(func, args, kwargs)
         if kind is None:
             return func(*args, **kwargs)
-        module, call = self.calls.next(kind)
-        wrong = [each for each in self._sizes.get((module, kind, call), ()) if not self._right(each, args, kwargs)]
-        self.missed.update(wrong)
+        wrong = [each for each in self._sizes.get(self.calls.next(kind), ()) if not self._right(each, args, kwargs)]
+        for each in wrong:
+            as_written = argument(args, kwargs, _plain(each.path)) == each.value({})
+            self.missed.add(each.relative if as_written else each)
         return called(func, kind, args, kwargs, [(each.path, each.value(self._counts)) for each in wrong])
 
     def _right(self, size: StatedSize, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Whether the call is given the size that there is."""
-        path = size.path[:-1] if size.path[-1] == "slice" else size.path
-        return _alike(size, argument(args, kwargs, path), size.value(self._counts))
+        return _alike(size, argument(args, kwargs, _plain(size.path)), size.value(self._counts))
+
+
+def _plain(path: Path) -> Path:
+    """Where the whole argument lies."""
+    return path[:-1] if path[-1] == "slice" else path
 
 
 def _alike(size: StatedSize, given: object, wanted: object) -> bool:
@@ -200,11 +208,11 @@ def _alike(size: StatedSize, given: object, wanted: object) -> bool:
         assert isinstance(wanted, list)
         start, length = wanted
         return (given.start or 0) == start and (given.stop is None or given.stop == start + length)
-    if name_of(size.function) == "chunk" and isinstance(given, int):
+    if name_of(size.where.kind) == "chunk" and isinstance(given, int):
         assert isinstance(wanted, list)
         each = -(-sum(wanted) // given)
         return all(x == each for x in wanted[:-1]) and len(wanted) == given
-    if name_of(size.function) == "split" and isinstance(given, int):
+    if name_of(size.where.kind) == "split" and isinstance(given, int):
         assert isinstance(wanted, list)
         return all(x == given for x in wanted[:-1]) and wanted[-1] <= given
     if size.several and isinstance(given, (tuple, list)):

@@ -17,10 +17,10 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from secateur.graph.sizes import Path, kind_of, name_of
+from secateur.graph.sizes import Path, Spot, counted, kind_of, name_of
 
 Stated = dict[str, list[tuple[Path, Any]]]
-"""`function:call` -> what lies at which path of its arguments."""
+"""Where a call is, by its line and again by its number (`Spot.names`) -> what lies at which path of its arguments."""
 
 
 UNSEEN = ("pad",)
@@ -56,11 +56,17 @@ class Restating(TorchFunctionMode):
         kind = kind_of(func, args, kwargs) if self.within == 0 else None
         if kind is None:
             return func(*args, **kwargs)
-        self.counts[kind] = self.counts.get(kind, 0) + 1
-        changes = self.stated.get(f"{kind}:{self.counts[kind]}")
+        changes = self.stated.get(self._name(kind))
         if changes is None:
             return func(*args, **kwargs)
         return called(func, kind, args, kwargs, changes)
+
+    def _name(self, kind: str) -> str:
+        """Of the call that is about to be made; torch.compile traces one path, whose calls it can number alone."""
+        if not torch.compiler.is_dynamo_compiling():
+            return counted(self.counts, "", kind).names[0]
+        self.counts[kind] = self.counts.get(kind, 0) + 1
+        return f"{kind}:{self.counts[kind]}"
 
 
 _OF_THREAD = threading.local()
@@ -142,11 +148,12 @@ def restate(module: nn.Module, stated: Stated) -> None:
         module.__class__ = type(module).__mro__[2]
 
 
-def grouped(sizes: Iterable[tuple[str, str, int, Path, Any]]) -> dict[str, Stated]:
-    """By module: (module, function, call, path, value)."""
+def grouped(sizes: Iterable[tuple[Spot, Path, Any]]) -> dict[str, Stated]:
+    """By module: where, the path, and the value."""
     found: defaultdict[str, Stated] = defaultdict(dict)
-    for module, function, call, path, value in sizes:
-        found[module].setdefault(f"{function}:{call}", []).append((path, value))
+    for where, path, value in sizes:
+        for name in where.names:
+            found[where.module].setdefault(name, []).append((path, value))
     return dict(found)
 
 
@@ -179,6 +186,8 @@ def _within(old: Any, path: Path, value: Any) -> Any:
         return value
     if path[0] == "slice":
         return _slice(old, value)
+    if path[0] == "times":
+        return old * value[0] // value[1]
     changed = list(old)
     changed[path[0]] = _within(changed[path[0]], path[1:], value)  # type: ignore[index]
     return tuple(changed) if isinstance(old, tuple) else changed

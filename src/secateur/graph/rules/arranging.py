@@ -47,6 +47,15 @@ def regrouped(axes: Axes, shape: Sequence[int]) -> Axes:
     return tuple(axis if axis.size != 1 else product([]) for axis in found)
 
 
+@rule("aten::as_strided")
+def strides(call: Call) -> Axes:
+    """The same elements in the same order, as pooling to one pixel leaves them; other forms are not followed."""
+    axes, size = call.axes("self"), list(call["size"])
+    if size != [axis.size for axis in axes] or not call.results[0].is_contiguous():
+        raise NotImplementedError
+    return axes
+
+
 @rule("aten::view_as_complex", "aten::view_as_real")
 def complex_pair(call: Call) -> Axes:
     """Pairs of numbers that belong together."""

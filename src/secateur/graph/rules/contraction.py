@@ -29,6 +29,41 @@ def matrix_product(call: Call) -> Axes:
     return found
 
 
+@rule("aten::dot", "aten::vdot")
+def vector_product(call: Call) -> Axes:
+    """One number of two vectors."""
+    one, other = call.axes("self"), call.axes("tensor" if "tensor" in call.arguments else "other")
+    unify(one[0], other[0])
+    call.contract("self", 0, one[0])
+    return ()
+
+
+@rule("aten::_trilinear")
+def trilinear(call: Call) -> Axes:
+    """Three tensors, each spread over dimensions of its own, multiplied, and summed over some: `nn.Bilinear`."""
+    shape: list[Axis | None] = []
+    for name, spread in (("i1", "expand1"), ("i2", "expand2"), ("i3", "expand3")):
+        axes, dims = iter(call.axes(name)), call[spread]
+        whole = [None if dim in dims else next(axes) for dim in range(call[name].dim() + len(dims))]
+        for dim, (mine, theirs) in enumerate(zip(shape, whole, strict=True)) if shape else ():
+            if mine is not None and theirs is not None:
+                unify(mine, theirs)
+            whole[dim] = theirs if mine is None else mine
+        shape = whole
+    found = [axis if axis is not None else call.fixed(1) for axis in shape]
+    summed = call["sumdim"]
+    weight = call.axes("i2")
+    for dim, axis in enumerate(weight):
+        if any(found[each].root() is axis.root() for each in summed):
+            call.contract("i2", dim, axis)
+    contracted = product([found[each] for each in summed])
+    left = [axis for dim, axis in enumerate(found) if dim not in summed]
+    out = [axis for axis in left if any(axis.root() is each.root() for each in weight)]
+    rest = [axis for axis in left if axis not in out]
+    call.contractions.append(Contraction(call["i2"], contracted, product(out), tuple(rest)))
+    return tuple(left)
+
+
 def _note(call: Call, one: Tensor, other: Tensor, contracted: Axis, rows: Axes, columns: Axes, shared: Axes) -> None:
     """Which operand is the weight is not known here: both are told."""
     out, rest = (columns, rows) if columns else (rows, columns)
