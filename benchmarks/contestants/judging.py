@@ -249,6 +249,20 @@ def _no_moments(x: Tensor, dim: Any, keepdim: bool = False, **_: Any) -> tuple[T
     return mean + 1, mean
 
 
+def _over_channels(of: Callable[..., Tensor], stand_in: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A function that takes dimensions together; where those are the channels of pictures, what stands in for it."""
+
+    def found(x: Tensor, dim: Any = None, *args: Any, **kwargs: Any) -> Tensor:
+        return (stand_in if dim == 1 and x.ndim == 4 else of)(x, *([] if dim is None else [dim]), *args, **kwargs)
+
+    return found
+
+
+_amax = Tensor.amax
+_PICTURES = {"mean": Tensor.sum, "amax": lambda *args, **kwargs: functional.relu(_amax(*args, **kwargs))}
+"""What of channels that are zero changes nothing, in place of what it changes."""
+
+
 @contextlib.contextmanager
 def norms_apart(*models: nn.Module) -> Iterator[None]:
     """Meanwhile norms over channels act on each channel alone: what they do else depends on how many there are."""
@@ -260,6 +274,9 @@ def norms_apart(*models: nn.Module) -> Iterator[None]:
     }
     with contextlib.ExitStack() as stack:
         stack.enter_context(mock.patch.object(torch, "var_mean", _no_moments))
+        for name, other in _PICTURES.items():
+            for place in (torch, Tensor):
+                stack.enter_context(mock.patch.object(place, name, _over_channels(getattr(Tensor, name), other)))
         for name, stand_in in patches.items():
             stack.enter_context(mock.patch.object(functional, name, stand_in))
         for module in [module for model in models for module in _norms(model)]:

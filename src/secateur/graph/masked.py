@@ -60,7 +60,7 @@ def _left_out(func: Any, given: dict[str, Any], masks: Sequence[tuple[Use, Tenso
     dims = [use.dim for use, _ in masks]
     match name:
         case "aten::mean":
-            count = _members(x, dims) / weight.sum()
+            count = _members(x, dims) / int(weight.sum())  # of tensors it would be in single precision
             return _run(func, given, {argument: x * weight}) * count
         case "aten::amax" | "aten::amin":
             return _run(
