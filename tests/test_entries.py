@@ -4,6 +4,7 @@ import copy
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from networks import settled
@@ -47,6 +48,16 @@ def test_each_reader_of_a_stream_has_an_entry_and_nothing_else_has() -> None:
 def test_a_stream_that_is_cut_itself_has_no_entries() -> None:
     model = settled(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(1152, 4)))
     assert len(space_of(model, 0.9).sites) == len(space_of(model, 0.9, SpaceSettings()).sites)
+
+
+def test_a_layer_that_picks_is_taken_apart_by_fx_and_jit() -> None:
+    model = resnet()
+    graph = space_of(model).graph
+    x = images(2)
+    small = Cutter(model, graph).cut({"layer1.1.conv1:in": np.arange(0, 8, 2), "layer2.0.conv1": np.arange(5)}).eval()
+    answer = small(x)
+    for taken in (torch.fx.symbolic_trace(small), torch.jit.script(small), torch.jit.trace(small, x)):
+        torch.testing.assert_close(taken(x), answer)
 
 
 def test_cut_entries_answer_as_if_the_weights_were_zero() -> None:

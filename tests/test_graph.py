@@ -460,6 +460,14 @@ def test_layers_that_share_a_weight_stay_tied() -> None:
 # ---- examples --------------------------------------------------------------------------------------------------------
 
 
+def test_an_example_without_a_batch_dimension_is_named() -> None:
+    model = settled(
+        nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(-3), nn.Linear(8, 2))
+    )
+    with pytest.raises(sc.TraceError, match=r"\[3, 8, 8\] has no batch dimension: .* \[1, 3, 8, 8\]"):
+        sc.inspect(model, torch.randn(3, 8, 8))
+
+
 @pytest.mark.parametrize("shape", [(2, 4, 8, 8), (2, 3), (2, 3, 20, 20)])
 def test_an_example_of_the_wrong_shape_is_named(shape: tuple[int, ...]) -> None:
     model, _ = build("plain")

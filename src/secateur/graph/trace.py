@@ -15,7 +15,7 @@ from secateur.graph.axes import Axis
 from secateur.graph.count import count_costs
 from secateur.graph.extent import Kept
 from secateur.graph.follow import Follower, Record, in_double, plain_kernels
-from secateur.graph.forward import watch
+from secateur.graph.forward import Calls, watch
 from secateur.graph.graph import ModelGraph
 from secateur.graph.inputs import Example, Inputs, as_inputs, joined
 from secateur.graph.network import Keys, attributes, describe, spoken, stated_sizes
@@ -79,6 +79,7 @@ def follow(model: nn.Module, example_input: Example) -> Traced:
         _tell_of_hooks(model)
         inputs = _several(private, inputs)
         calls = watch(private, inputs)
+        _refuse_single_pictures(private, inputs, calls)
         dense = count_costs(private, inputs)
         itemsizes = {name: x.element_size() for name, x in (*private.named_parameters(), *private.named_buffers())}
         followed = _followed(private, inputs)
@@ -174,6 +175,18 @@ def _several(model: nn.Module, inputs: Inputs) -> Inputs:
     except Exception:  # it is made for one at a time
         return inputs
     return twice
+
+
+def _refuse_single_pictures(model: nn.Module, inputs: Inputs, calls: Calls) -> None:
+    """An example [C, H, W] would be taken for C examples."""
+    first = next(iter(calls.order), "")
+    kernel = getattr(model.get_submodule(first), "kernel_size", ())
+    shapes = [tuple(x.shape) for x in inputs.tensors]
+    if kernel and len(shapes) == 1 and calls.shapes[first][0][0] == shapes[0] and len(shapes[0]) == len(kernel) + 1:
+        raise TraceError(
+            f"the example {list(shapes[0])} has no batch dimension: give several examples as one tensor, or one as "
+            f"{[1, *shapes[0]]} (example[None])"
+        )
 
 
 def _refuse_broken_weights(model: nn.Module) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,23 +19,32 @@ else:
 class Picking(_Layer):
     """Beside a convolution's own class: it works on the channels `picked` [in_channels] of a wider input."""
 
-    picked: Tensor
+    if TYPE_CHECKING:  # torch.jit reads annotations, and does not know this one's text
+        picked: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
         """x [N, C, ...], C > max(picked)."""
-        return super().forward(picked_inputs(self, x))
+        return super().forward(picked(x, self.picked))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copied and pickled by the class that it was of: its own is made as it is needed, and has no place."""
         return _empty, (type(self).__bases__[1],), self.__dict__
 
 
+def _plain_forward(self: Any, x: Tensor) -> Tensor:
+    """The same beside torch's own class, as torch.jit can read it."""
+    found: Tensor = self._conv_forward(picked(x, self.picked), self.weight, self.bias)
+    return found
+
+
 _PICKING: dict[type, type] = {}
+_is_tracing: Callable[[], bool] = torch.jit.is_tracing  # type: ignore[attr-defined]
 
 
 def _picking(kind: type) -> type:
     if kind not in _PICKING:
-        _PICKING[kind] = type(f"Picking{kind.__name__}", (Picking, kind), {})
+        own = {"forward": _plain_forward} if kind is nn.Conv2d else {}
+        _PICKING[kind] = type(f"Picking{kind.__name__}", (Picking, kind), own)
     return _PICKING[kind]
 
 
@@ -68,10 +78,14 @@ def as_before(model: nn.Module, dense: nn.Module, name: str) -> None:
 
 def picked_inputs(module: nn.Module, x: Tensor) -> Tensor:
     """What of a layer's input x [N, C, ...] its weights see."""
-    if not isinstance(module, Picking):
-        return x
-    traced = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    return picked(x, module.picked) if isinstance(module, Picking) else x
+
+
+def picked(x: Tensor, channels: Tensor) -> Tensor:
+    """Some channels of x [N, C, ...]; torch.fx and torch.jit can take it apart."""
+    traced = _is_tracing() or not isinstance(x, Tensor)
     if traced or x.dim() != 4 or not x.is_contiguous(memory_format=torch.channels_last):
-        return x.index_select(1, module.picked)
+        return x.index_select(1, channels)
     last = x.permute(0, 2, 3, 1)  # as pixels of channels, which are gathered twice as fast
-    return last.reshape(-1, x.shape[1]).index_select(1, module.picked).view(*last.shape[:3], -1).permute(0, 3, 1, 2)
+    n, h, w, c = last.shape
+    return last.reshape(-1, c).index_select(1, channels).view(n, h, w, -1).permute(0, 3, 1, 2)
