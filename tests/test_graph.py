@@ -217,7 +217,7 @@ def test_what_cannot_be_cut_says_why() -> None:
     assert reasons("one_channel")["map"] == "a single channel"
     assert reasons("two_outputs") == {"hidden": "the network's output", "head": "the network's output"}
     indexed = sc.inspect(settled(ReadsChannels("sort")), image()).group["conv"].fixed
-    assert re.fullmatch(r"aten.sort orders them by their values", indexed.replace("::", "."))
+    assert re.fullmatch(r"aten\.sort orders them by their values in the network \(test_graph\.py:\d+\)", indexed)
 
 
 def test_a_shuffle_is_followed_through_any_norm() -> None:

@@ -13,7 +13,7 @@ from secateur.graph.masked import Masked
 from secateur.graph.network import with_reasons
 from secateur.graph.operations import OperationLog
 from secateur.graph.private import copied, forgetful, private_copy
-from secateur.graph.scope import Scope
+from secateur.graph.scope import Scope, where_raised
 from secateur.graph.sizes import Attribute, Calls, Path, Spot, StatedSize, argument, counted, kind_of, name_of
 from secateur.graph.sparsity import may_be_sparse, sparsities_named, with_sparsity
 from secateur.graph.trace import Traced, follow, trace
@@ -70,6 +70,7 @@ __all__ = [
     "sparsities_named",
     "trace",
     "watch",
+    "where_raised",
     "with_entries",
     "with_reasons",
     "with_sparsity",

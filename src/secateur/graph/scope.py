@@ -48,6 +48,19 @@ def spot() -> str:
     return "" if frame is None else f"{frame.f_code.co_qualname}+{frame.f_lineno - frame.f_code.co_firstlineno}"
 
 
+def where_raised(error: BaseException) -> str:
+    """The module whose forward an error comes from, and the line of the user's code, as far as they can be told."""
+    found, trace = [], error.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        if not code.co_filename.startswith((*NOT_USERS, "<")):
+            owner = trace.tb_frame.f_locals.get("self")
+            within = f"{type(owner).__name__}, " if isinstance(owner, nn.Module) else ""
+            found.append(f"{within}{Path(code.co_filename).name}:{trace.tb_lineno}")
+        trace = trace.tb_next
+    return found[-1] if found else "torch's own code"
+
+
 class Scope:
     """Follows the calls of a model's modules between `__enter__` and `__exit__`."""
 

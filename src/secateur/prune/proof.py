@@ -35,6 +35,7 @@ from secateur.graph import (
     kind_of,
     name_of,
     plain_kernels,
+    where_raised,
     with_reasons,
 )
 from secateur.prune.cut import Cutter
@@ -152,7 +153,7 @@ class _Proof:
             with torch.no_grad(), torch.random.fork_rng([]), plain_kernels(self.traced.double), scope, checking:
                 answer = _outputs(self.traced.inputs.run(model))
         except Exception as error:
-            return f"the network does not run without its channels ({(str(error) or '?').splitlines()[0][:90]})"
+            return f"without some of its units the network does not run ({where_raised(error)})"
         self._missed |= checking.missed
         return answer
 
@@ -171,7 +172,7 @@ class _Proof:
             with torch.no_grad(), torch.random.fork_rng([], enabled=fork), plain_kernels(self.traced.double), masked:
                 return _outputs((inputs or self.traced.inputs).run(forgetful(self.traced.model)))
         except RuntimeError as error:
-            return f"it cannot be compared ({str(error).splitlines()[0][:90]})"
+            return f"what the network answers without some of its units cannot be told ({where_raised(error)})"
 
 
 class _Checking(TorchFunctionMode):

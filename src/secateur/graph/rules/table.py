@@ -53,6 +53,8 @@ class Call:
     arguments: dict[str, Any]
     results: Sequence[Tensor]
     axes_of: Callable[[Tensor], Axes]
+    where: Callable[[], str] = lambda: ""
+    """Tells the module and the line that it runs at."""
     uses: list[Use] = field(default_factory=list)
     contractions: list[Contraction] = field(default_factory=list)
 
@@ -79,11 +81,14 @@ class Call:
     def fix(self, axes: Sequence[Axis], what: str = "") -> None:
         """Nothing of these axes may go; `what` the operator does with them."""
         for axis in axes:
-            axis.fix(f"{self.name} {what}".strip())
+            axis.fix(self._reason(what))
 
     def fixed(self, size: int) -> Axis:
         """A new axis that stays."""
-        return fixed(size, f"made by {self.name}")
+        return fixed(size, self._reason("makes them"))
+
+    def _reason(self, what: str) -> str:
+        return f"{self.name.replace('::', '.')} {what}".strip() + self.where()
 
     def contract(self, name: str, dim: int, axis: Axis) -> None:
         """Note that the operation sums over a dimension of an argument."""
