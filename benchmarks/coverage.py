@@ -13,16 +13,14 @@ import argparse
 import importlib
 import importlib.util
 import json
-import os
 import statistics
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import record
+from contestants.looking import look_apart, prepare
 
 LIBRARIES = {
     "torchvision": "torchvision_",
@@ -58,25 +56,7 @@ class Look:
 
     def made(self, limit: float) -> dict[str, Any]:
         """What it found, or how it went down."""
-        names = vars(self)
-        command = [sys.executable, "-m", "contestants", CONTESTANTS[self.contestant], LIBRARIES[self.library]]
-        environment = {**os.environ, **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")}
-        try:
-            done = subprocess.run(
-                [*command, self.network],
-                cwd=record.HERE,
-                env=environment,
-                capture_output=True,
-                text=True,
-                timeout=limit,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            return {**names, "crash": f"not done after {limit:g} s"}
-        if done.returncode:
-            last = (done.stderr.strip().splitlines() or [""])[-1]
-            return {**names, "crash": f"exit {done.returncode}: {last[:300]}"}
-        return {**names, **json.loads(done.stdout.strip().splitlines()[-1]), "crash": ""}
+        return vars(self) | look_apart(CONTESTANTS[self.contestant], LIBRARIES[self.library], self.network, limit)
 
 
 def main() -> None:
@@ -86,6 +66,10 @@ def main() -> None:
     contestants = options.contestant or list(CONTESTANTS)
     wanted = list(looks(contestants, options.library or list(LIBRARIES), options.network, quick))
     print_counts(wanted, contestants[0])
+    prepare(
+        [CONTESTANTS[name] for name in contestants],
+        dict.fromkeys(LIBRARIES[look.library] for look in wanted),
+    )
     for contestant in contestants:
         own = [look for look in wanted if look.contestant == contestant]
         complete(place(contestant, quick), own, options.limit)
