@@ -21,6 +21,7 @@ from secateur.graph import (
     ModelGraph,
     as_inputs,
     entries_named,
+    examples_of,
     follow,
     positional,
     private_copy,
@@ -125,7 +126,7 @@ def search(  # noqa: PLR0913  # each is a thing the caller has, and all but four
     try_reward(settings.reward, dense)
     if home is not None:
         compare_scores(home.dense_score(dense.score), dense.score)
-    inputs = Calibration.gather(calibration, as_inputs(example_input))
+    inputs = Calibration.gather(calibration, examples_of(model, example_input))
     pruner = Pruner(model, space.graph, inputs, settings.prune)
     space = space.informed(pruner.losses, weighed=settings.reward is not resource_constrained)
     if timed is not None:
@@ -198,7 +199,7 @@ def prune(
     graph = with_entries(graph, entries_named(graph, plan))
     graph = with_sparsity(graph, sparsities_named(graph, plan))
     counts = counts_of_plan(plan, graph)
-    inputs = Calibration.gather(calibration, as_inputs(example_input))
+    inputs = Calibration.gather(calibration, examples_of(model, example_input))
     pruned = Pruner(model, graph, inputs, settings).final(counts)
     return pruned.train(model.training)
 

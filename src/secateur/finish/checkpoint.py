@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import os
-from collections.abc import KeysView, Mapping
+from collections.abc import Iterator, KeysView, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from secateur.errors import CheckpointError
-from secateur.graph import PICKED, OpenAttention, open_attention
+from secateur.graph import PICKED, OpenAttention, copied, open_attention, unnested
 from secateur.graph.network import says_size
 from secateur.prune import Picking, Restated, pick, restate, set_tensor
 from secateur.run import write_atomically
@@ -113,7 +113,30 @@ def load(path: str | os.PathLike[str], dense: nn.Module) -> nn.Module:
     tensors, note = read_tensors(path)
     if note.get("format") not in READ:
         raise CheckpointError(f"{path} was not written by secateur.save; load it into the dense model instead")
-    model = copy.deepcopy(dense)
+    model = copied(dense)
+    with _in_eval_mode(model):  # a weight under a spectral norm is another each time that it is read in training
+        _fill_in(model, dense, path, tensors, note)
+    return model
+
+
+@contextmanager
+def _in_eval_mode(model: nn.Module) -> Iterator[None]:
+    """For a while."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    yield
+    for module, training in modes:
+        module.training = training
+
+
+def _fill_in(
+    model: nn.Module,
+    dense: nn.Module,
+    path: str | os.PathLike[str],
+    tensors: dict[str, Tensor],
+    note: Mapping[str, str],
+) -> None:
+    """Give a dense network the shapes and the tensors of a file."""
     try:
         shared: dict[str, str] = json.loads(note["shared"])
         tensors |= {name: tensors[first] for name, first in shared.items()}
@@ -123,6 +146,7 @@ def load(path: str | os.PathLike[str], dense: nn.Module) -> nn.Module:
             attention = model.get_submodule(name)
             if isinstance(attention, nn.MultiheadAttention):
                 open_attention(attention)
+        unnested(model)
         _restate(model, json.loads(note.get("sizes", "{}")))
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RuntimeError) as error:
         raise CheckpointError(f"{path} is damaged, or of another architecture ({error}); make it again") from error
@@ -143,7 +167,6 @@ def load(path: str | os.PathLike[str], dense: nn.Module) -> nn.Module:
     for name, (mask, kind) in masks.items():
         layer = model.get_submodule(name)
         impose(layer, mask.to(layer.get_parameter("weight").device), kind)
-    return model
 
 
 def _unpack(

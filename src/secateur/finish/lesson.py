@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from secateur.errors import DataError
 from secateur.finish.settings import FineTune
-from secateur.graph import Inputs
+from secateur.graph import Inputs, copied
 
 Loss = Callable[..., Tensor]
 """Of an answer and labels, and of the teacher's answer where there is a teacher: a number, the mean over a batch."""
@@ -29,7 +28,7 @@ class Lesson:
             raise DataError("features are a teacher's: give the dense network as teacher")
         heard = teacher is not None and (own_loss or settings.distil > 0 or settings.features)
         place = next(student.parameters()).device
-        self.teacher = copy.deepcopy(teacher).to(place).eval().requires_grad_(False) if teacher and heard else None
+        self.teacher = copied(teacher).to(place).eval().requires_grad_(False) if teacher and heard else None
         mine, theirs = (_modules(network, settings.features) for network in (student, self.teacher or student))
         self._mine, self._theirs = Seen(mine), Seen(theirs)
 

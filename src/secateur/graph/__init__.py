@@ -1,22 +1,22 @@
 """WHAT THE NETWORK IS: its axes, layers and sites, and how they are read from a model."""
 
-from secateur.graph.attention import OpenAttention, open_attention, opened
+from secateur.graph.attention import OpenAttention, open_attention, opened, unnested
 from secateur.graph.count import count_costs
 from secateur.graph.entries import PICKED, entries_named, entries_of, with_entries
 from secateur.graph.extent import Extent, Index, Kept
 from secateur.graph.follow import plain_kernels
 from secateur.graph.forward import BATCH_NORMS, computes_more, first_input, watch
 from secateur.graph.graph import ChannelGroup, Count, Counts, Held, Layer, ModelGraph, Side, Slice, Sparsity
-from secateur.graph.inputs import Example, Inputs, as_inputs, joined, positional
+from secateur.graph.inputs import Example, Inputs, as_inputs, joined, positional, tensors_in
 from secateur.graph.layout import best_layout, laid_out
 from secateur.graph.masked import Masked
 from secateur.graph.network import with_reasons
 from secateur.graph.operations import OperationLog
 from secateur.graph.private import copied, forgetful, private_copy
 from secateur.graph.scope import Scope, where_raised
-from secateur.graph.sizes import Attribute, Calls, Path, Spot, StatedSize, argument, counted, kind_of, name_of
+from secateur.graph.sizes import Attribute, Calls, Path, Spot, StatedSize, argument, counted, kind_of, name_of, sliced
 from secateur.graph.sparsity import may_be_sparse, sparsities_named, with_sparsity
-from secateur.graph.trace import Traced, follow, trace
+from secateur.graph.trace import Traced, examples_of, follow, trace
 
 __all__ = [
     "BATCH_NORMS",
@@ -54,6 +54,7 @@ __all__ = [
     "counted",
     "entries_named",
     "entries_of",
+    "examples_of",
     "first_input",
     "follow",
     "forgetful",
@@ -67,8 +68,11 @@ __all__ = [
     "plain_kernels",
     "positional",
     "private_copy",
+    "sliced",
     "sparsities_named",
+    "tensors_in",
     "trace",
+    "unnested",
     "watch",
     "where_raised",
     "with_entries",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,6 +20,11 @@ class OpenAttention(nn.MultiheadAttention):
     """What torch asks before it takes a shortcut around `forward`."""
     scale: float
     """Of queries, as the dense network has it."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """As copies are made."""
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self.__dict__.pop("_qkv_same_embed_dim", None)  # torch has it true where it is not said
 
     def forward(
         self,
@@ -99,6 +106,14 @@ def opened(model: nn.Module) -> nn.Module:
     for module in model.modules():
         if type(module) is nn.MultiheadAttention and module.bias_k is None and not module.add_zero_attn:
             open_attention(module)
+    return unnested(model)
+
+
+def unnested(model: nn.Module) -> nn.Module:
+    """The network, whose encoders give such layers tensors with padding, and no nested ones; in place."""
+    for module in model.modules():
+        if isinstance(module, nn.TransformerEncoder) and any(isinstance(x, OpenAttention) for x in module.modules()):
+            module.use_nested_tensor = False
     return model
 
 

@@ -25,12 +25,12 @@ def count_costs(model: nn.Module, example_input: Example | Inputs) -> Costs:
     on its own device. Of sparse layers only the weights that are not masked count, and what `secateur.save` writes.
     """
     inputs, model = as_inputs(example_input), dense_again(model)
-    private = copied(model).eval().requires_grad_(False)  # the counter asks for gradients of what requires them
+    private = _frozen(copied(model).eval())
     try:
         with torch.device("meta"):
             flops = _flops(private.to("meta"), inputs.map(lambda x: x.to("meta")))
     except Exception:
-        flops = _flops(copied(model).eval().requires_grad_(False), inputs)
+        flops = _flops(_frozen(copied(model).eval()), inputs)
     total = flops.pop("Global", 0)
     params = sum(parameter.numel() for parameter in model.parameters())
     state = {(x.data_ptr(), x.shape, x.stride()): x for x in model.state_dict().values()}  # tied weights are saved once
@@ -49,6 +49,13 @@ def count_costs(model: nn.Module, example_input: Example | Inputs) -> Costs:
 def _trilinear(one: list[int], weight: list[int], other: list[int], *_: Any, **__: Any) -> int:
     """`nn.Bilinear`, which torch's counter passes over: [N, in1], [out, in1, in2], [N, in2]."""
     return 2 * one[0] * math.prod(weight)
+
+
+def _frozen(model: nn.Module) -> nn.Module:
+    """The counter asks for gradients of what requires them."""
+    for parameter in model.parameters():
+        parameter.detach_()  # of scripted modules, copies are no leaves
+    return model
 
 
 def _flops(model: nn.Module, inputs: Inputs) -> dict[str, int]:

@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 from secateur.graph.axes import Axis, fixed, unify
+from secateur.graph.inputs import tensors_in
 from secateur.graph.rules import Axes, Call, Contraction, Use, bound, rule_for
 from secateur.graph.scope import Place, Scope, Scoped, users_frame
 from secateur.graph.sizes import Calls
@@ -119,10 +120,9 @@ class Follower(Scoped):
         """And so do its outputs, and what parameters were multiplied for without being a norm."""
         for axis, what in (pair for pairs in self._unclaimed.values() for pair in pairs):
             axis.fix(what)
-        for leaf in tree_leaves(outputs):
-            if isinstance(leaf, Tensor):
-                for axis in self.axes_of(leaf):
-                    axis.fix("the network's output")
+        for tensor in tensors_in(outputs):
+            for axis in self.axes_of(tensor):
+                axis.fix("the network's output")
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

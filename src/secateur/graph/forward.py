@@ -10,10 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from secateur.errors import TraceError
-from secateur.graph.inputs import Inputs
+from secateur.graph.inputs import Inputs, tensors_in
 from secateur.graph.operations import OperationLog, Value
 
 PRODUCERS = (nn.Conv1d, nn.Conv2d, nn.Linear)
@@ -72,7 +71,7 @@ def watch(model: nn.Module, inputs: Inputs) -> Calls:
     with torch.no_grad(), _hooked(model, hook):
         try:
             with log:
-                log.readers.update(log.maker(x) for x in tree_leaves(inputs.run(model)) if isinstance(x, Tensor))
+                log.readers.update(map(log.maker, tensors_in(inputs.run(model))))
         except Exception as error:
             raise TraceError(
                 f"{type(model).__name__} does not run on the example input of shape {inputs.shapes()}: "

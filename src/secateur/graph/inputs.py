@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import FunctionType, ModuleType
 from typing import Any
 
 import torch
@@ -25,6 +26,8 @@ class Inputs:
 
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
+    whole: bool = False
+    """Whether it is one example whose tensors hang together, as the nodes and the edges of a graph do."""
 
     def run(self, network: Callable[..., Any]) -> Any:
         """What the network answers."""
@@ -42,21 +45,27 @@ class Inputs:
 
     def __len__(self) -> int:
         """How many examples there are."""
-        return next(_lengths((self.args, dict(self.kwargs))), 1)
+        return 1 if self.whole else next(self.lengths, 1)
+
+    @property
+    def lengths(self) -> Iterator[int]:
+        """Of the first dimension of every tensor, and of lists of tensors."""
+        return _lengths((self.args, dict(self.kwargs)))
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Inputs:
         """Every tensor changed."""
-        return Inputs(*_mapped((self.args, dict(self.kwargs)), change))
+        args, kwargs = _mapped((self.args, dict(self.kwargs)), change)
+        return Inputs(args, kwargs, self.whole)
 
     def part(self, start: int, stop: int) -> Inputs:
         """Some of the examples."""
         size = len(self)
-        return Inputs(*_part((self.args, dict(self.kwargs)), start, stop, size))
+        return self if self.whole else Inputs(*_part((self.args, dict(self.kwargs)), start, stop, size))
 
     def chosen(self, numbers: Tensor) -> Inputs:
         """The examples of these numbers, [n]."""
         size = len(self)
-        return Inputs(*_chosen((self.args, dict(self.kwargs)), numbers, size))
+        return self if self.whole else Inputs(*_chosen((self.args, dict(self.kwargs)), numbers, size))
 
     def to(self, device: torch.device | None) -> Inputs:
         """On another device."""
@@ -90,8 +99,31 @@ def as_inputs(example: Example | Inputs) -> Inputs:
 
 
 def joined(pieces: Sequence[Inputs]) -> Inputs:
-    """The examples of several, one behind the other."""
+    """The examples of several, one behind the other. Raises RuntimeError where their sizes do not allow that."""
+    if len(pieces) == 1:
+        return pieces[0]
     return Inputs(*_joined([(piece.args, dict(piece.kwargs)) for piece in pieces]))
+
+
+NO_ANSWERS = (nn.Module, type, ModuleType, FunctionType)
+"""What may be among answers, and holds none."""
+
+
+def tensors_in(answer: object) -> list[Tensor]:
+    """All tensors that a network answers with: in containers, dataclasses, distributions and other objects."""
+    found: list[Tensor] = []
+    _collect(answer, found, set())
+    return found
+
+
+def _collect(value: object, found: list[Tensor], seen: set[int]) -> None:
+    for leaf in tree_leaves(value):
+        if isinstance(leaf, Tensor):
+            found.append(leaf)
+        elif hasattr(leaf, "__dict__") and not isinstance(leaf, NO_ANSWERS) and id(leaf) not in seen:
+            seen.add(id(leaf))
+            for each in vars(leaf).values():
+                _collect(each, found, seen)
 
 
 class Positional(nn.Module):
@@ -105,7 +137,7 @@ class Positional(nn.Module):
         """In the order of `Inputs.tensors`."""
         given = iter(tensors)
         found = self._inputs.map(lambda _: next(given)).run(self.network)
-        leaves = tuple(leaf for leaf in tree_leaves(found) if isinstance(leaf, Tensor))
+        leaves = tuple(tensors_in(found))
         return leaves[0] if len(leaves) == 1 else leaves
 
 

@@ -58,25 +58,23 @@ def _left_out(func: Any, given: dict[str, Any], masks: Sequence[tuple[Use, Tenso
     for use, mask in masks:
         weight = weight & mask.view([-1 if dim == use.dim else 1 for dim in range(x.dim())])
     dims = [use.dim for use, _ in masks]
-    match name:
-        case "aten::mean":
-            count = _members(x, dims) / int(weight.sum())  # of tensors it would be in single precision
-            return _run(func, given, {argument: x * weight}) * count
-        case "aten::amax" | "aten::amin":
-            return _run(
-                func, given, {argument: x.masked_fill(~weight, -torch.inf if name.endswith("x") else torch.inf)}
-            )
-        case "aten::var":
-            return _variance(x, given, weight)[0]
-        case "aten::var_mean":
-            return _variance(x, given, weight)
-        case "aten::native_layer_norm":
-            return _layer_norm(x, given, weight)
-        case "aten::native_batch_norm":
-            return _batch_norm(x, given, weight)
-        case "aten::native_group_norm":
-            return _group_norm(x, given, weight)
-    return _run(func, given, {argument: x * weight})
+    if name == "aten::mean":
+        count = _members(x, dims) / int(weight.sum())  # of tensors it would be in single precision
+        return _run(func, given, {argument: x * weight}) * count
+    if name in NOTHING:
+        return _run(func, given, {argument: x.masked_fill(~weight, NOTHING[name])})
+    return (
+        OVER_WHAT_STAYS[name](x, given, weight)
+        if name in OVER_WHAT_STAYS
+        else _run(func, given, {argument: x * weight})
+    )
+
+
+NOTHING = {
+    "aten::amax": -torch.inf, "aten::max": -torch.inf, "aten::logsumexp": -torch.inf,
+    "aten::amin": torch.inf, "aten::min": torch.inf,
+}  # fmt: skip
+"""What counts for nothing, where that is not zero."""
 
 
 def _run(func: Any, given: dict[str, Any], changed: dict[str, Any]) -> Any:
@@ -147,3 +145,15 @@ def _group_norm(x: Tensor, given: Mapping[str, Any], weight: Tensor) -> tuple[Te
     )
     y = y if gain is None else y * gain
     return y if offset is None else y + offset, mean.flatten(1), spread.flatten(1)
+
+
+OVER_WHAT_STAYS: dict[str, Callable[[Tensor, Mapping[str, Any], Tensor], Any]] = {
+    "aten::var": lambda x, given, weight: _variance(x, given, weight)[0],
+    "aten::var_mean": _variance,
+    "aten::std": lambda x, given, weight: _variance(x, given, weight)[0].sqrt(),
+    "aten::std_mean": lambda x, given, weight: (_variance(x, given, weight)[0].sqrt(), _variance(x, given, weight)[1]),
+    "aten::native_layer_norm": _layer_norm,
+    "aten::native_batch_norm": _batch_norm,
+    "aten::native_group_norm": _group_norm,
+}
+"""What takes moments anew."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Container, Iterable, Mapping, Sequence
+import re
+from collections import Counter, defaultdict
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +16,8 @@ from secateur.graph.extent import Extent, site, whole
 from secateur.graph.follow import Follower, Found
 from secateur.graph.forward import Calls, computes_more
 from secateur.graph.graph import ChannelGroup, Held, Kind, Layer, Slice
-from secateur.graph.sizes import Attribute, StatedSize, Statement
+from secateur.graph.scope import source_of
+from secateur.graph.sizes import Attribute, Spot, StatedSize, Statement, name_of
 
 
 class Keys:
@@ -228,7 +230,8 @@ def _filled(
                 slices.append(Slice(layer.name, side, extent.index(key)))  # type: ignore[arg-type]
     producers = tuple(part.module for part in slices if part.side == "out")
     consumers = tuple(layer.name for layer in layers if key in layer.inputs.groups and key not in layer.split.groups)
-    if not fixed and not any(key in (*layer.inputs.groups, *layer.repeats.groups) for layer in layers):
+    read = axis.mixed or any(key in (*layer.inputs.groups, *layer.repeats.groups) for layer in layers)
+    if not fixed and not read:
         fixed = "nothing that is cut reads it"
     if not producers and not consumers:
         consumers = tuple(layer.name for layer in layers if key in layer.keys)
@@ -257,15 +260,39 @@ def _tensors(
     )  # fmt: skip
 
 
-def stated_sizes(statements: Sequence[Statement], keys: Keys) -> tuple[StatedSize, ...]:
-    """All, but what is stated differently in two runs of one forward."""
+WORKED_OUT = ("view", "reshape", "unflatten", "expand", "split", "made", "new")
+"""Functions whose sizes may be worked out from one that is cut, though they stay what they were (`C // heads`)."""
+
+
+def stated_sizes(statements: Sequence[Statement], made: Iterable[Spot], keys: Keys) -> tuple[StatedSize, ...]:
+    """All that may have to be stated otherwise, but what is stated differently in two runs of one forward.
+
+    Where all calls on a line state the same, as in loops, that is told once, for however many there are; `made` are all
+    calls that could state something.
+    """
     found: dict[tuple[Any, ...], StatedSize | None] = {}
+    lines: dict[tuple[Any, ...], list[StatedSize | None]] = {}
+    calls = Counter(where.each for where in made)
     for each in statements:
         extents = tuple(keys.extent(axis) for axis in each.axes)
         stated = StatedSize(each.where, each.path, extents, each.constant, each.several)
         place = (each.where, each.path)
         found[place] = stated if found.setdefault(place, stated) == stated else None
-    return tuple(each for each in found.values() if each is not None)
+    for (where, path), stated_there in found.items():
+        lines.setdefault((where.each, path), []).append(stated_there)
+    told: list[StatedSize] = []
+    for (line, _), states in lines.items():
+        known = [each for each in states if each is not None]
+        numbers = tuple(number for each in known for number in each.where.numbers)
+        forms = {replace(each, where=replace(line, numbers=numbers)) for each in known}
+        alike = len(forms) == 1 and len(known) == len(states) == calls[line]
+        told += forms if alike and len(states) > 1 else known
+    return tuple(
+        each for each in told
+        if each.constant is not None
+        or name_of(each.where.kind) in WORKED_OUT
+        or any(extent.groups for extent in each.extents)
+    )  # fmt: skip
 
 
 SIDES: dict[str, tuple[str, int]] = {
@@ -307,21 +334,34 @@ def attributes(model: nn.Module, follower: Follower, layers: Sequence[Layer], ke
 
 
 def spoken(model: nn.Module, stated: Sequence[StatedSize], known: Sequence[Attribute]) -> tuple[Attribute, ...]:
-    """Other whole numbers of modules that are stated as sizes in their forwards, wherever they are that size alone."""
+    """Other whole numbers of modules that are stated as sizes in their forwards, wherever they are that size alone.
+
+    Those of the module itself, by what they are called; and those of modules within that its forward reads.
+    """
     taken = {(each.module, each.name) for each in known}
-    found = []
-    for name, module in model.named_modules():
-        own = [each for each in stated if each.where.module == name and not each.several]
-        mine = [extent for each in own for extent in each.extents if extent.groups]
-        for attribute, value in vars(module).items():
-            if isinstance(value, bool) or not isinstance(value, int) or (name, attribute) in taken:
-                continue
-            if not says_size(attribute):
-                continue
-            alike = {extent for extent in mine if extent.length == value}
-            if len(alike) == 1 and value > 1:
-                found.append(Attribute(name, attribute, tuple(alike), guessed=True))
-    return tuple(found)
+    own: dict[str, set[Extent]] = {}
+    for each in stated:
+        own.setdefault(each.where.module, set()).update(extent for extent in each.extents if extent.groups)
+    found: dict[tuple[str, str], Attribute] = {}
+    for name, extents in own.items():
+        for module, attribute, value in _numbers_of(model, name):
+            alike = {extent for extent in extents if extent.length == value}
+            if len(alike) == 1 and value > 1 and (module, attribute) not in taken:
+                found.setdefault((module, attribute), Attribute(module, attribute, tuple(alike), guessed=True))
+    return tuple(found.values())
+
+
+def _numbers_of(model: nn.Module, name: str) -> Iterator[tuple[str, str, int]]:
+    """Whole numbers that may be sizes: the module that has them, what they are called, and what they are."""
+    module = model.get_submodule(name)
+    for attribute, value in vars(module).items():
+        if isinstance(value, int) and not isinstance(value, bool) and says_size(attribute):
+            yield name, attribute, value
+    for path, attribute in set(re.findall(r"\bself\.(\w+(?:\.\w+)*)\.(\w+)\b", source_of(type(module).forward))):
+        inner = _module(module, path)
+        value = None if inner is None else vars(inner).get(attribute)
+        if isinstance(value, int) and not isinstance(value, bool):
+            yield f"{name}.{path}".lstrip("."), attribute, value
 
 
 def _of(follower: Follower, keys: Keys, tensor: str, dim: int) -> Extent | None:

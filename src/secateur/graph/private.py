@@ -31,6 +31,7 @@ def private_copy(model: nn.Module) -> nn.Module:
     for module in private.modules():
         module._backward_hooks.clear()
     for parameter in private.parameters():
+        parameter.detach_()  # of scripted modules, copies are no leaves
         parameter.requires_grad_(parameter.is_floating_point())
     return opened(private)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 from collections import Counter
@@ -48,6 +49,14 @@ def spot() -> str:
     return "" if frame is None else f"{frame.f_code.co_qualname}+{frame.f_lineno - frame.f_code.co_firstlineno}"
 
 
+def source_of(code: object) -> str:
+    """The text of a function; empty where it has none."""
+    try:
+        return inspect.getsource(code)  # type: ignore[arg-type]
+    except (OSError, TypeError):
+        return ""
+
+
 def where_raised(error: BaseException) -> str:
     """The module whose forward an error comes from, and the line of the user's code, as far as they can be told."""
     found, trace = [], error.__traceback__
@@ -83,6 +92,8 @@ class Scope:
         self._calls.clear()
         self._within.clear()
         for name, module in self._model.named_modules():
+            if isinstance(module, torch.jit.ScriptModule):  # takes no hooks
+                continue
             self._handles += [
                 module.register_forward_pre_hook(partial(self._begin, name), prepend=True, with_kwargs=True),
                 module.register_forward_hook(self._end, always_call=True),

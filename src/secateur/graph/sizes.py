@@ -53,8 +53,16 @@ FUNCTIONS: dict[Any, str] = {
     Tensor.repeat_interleave: "repeat_interleave",
     torch.repeat_interleave: "repeat_interleave",
     F.layer_norm: "layer_norm",
+    F.rms_norm: "layer_norm",
+    torch.rms_norm: "layer_norm",
     F.group_norm: "group_norm",
     F.scaled_dot_product_attention: "attention",
+    torch.conv1d: "conv",
+    torch.conv2d: "conv",
+    torch.conv3d: "conv",
+    torch.conv_transpose1d: "conv",
+    torch.conv_transpose2d: "conv",
+    torch.conv_transpose3d: "conv",
     Tensor.mul: "mul",
     torch.mul: "mul",
     Tensor.__mul__: "mul",
@@ -94,14 +102,19 @@ class Spot:
     kind: str
     """The function, as `kind_of` tells it."""
     line: str
-    """Where in the forward, as `spot` tells it; with "#" and a number behind it from the second call there on."""
-    number: int = field(compare=False)
-    """Which call of this kind it is in the forward, from 1: for compilers, which do not know lines."""
+    """Where in the forward, as `spot` tells it, "#", and which call there it is; "#*" for all of them."""
+    numbers: tuple[int, ...] = field(compare=False)
+    """Which calls of this kind in the forward these are, from 1: for compilers, which do not know lines."""
 
     @property
-    def names(self) -> tuple[str, str]:
-        """By line, and by number."""
-        return f"{self.kind}@{self.line}", f"{self.kind}:{self.number}"
+    def names(self) -> tuple[str, ...]:
+        """By line, and by numbers."""
+        return f"{self.kind}@{self.line}", *(f"{self.kind}:{number}" for number in self.numbers)
+
+    @property
+    def each(self) -> Spot:
+        """All calls on its line."""
+        return replace(self, line=self.line.rpartition("#")[0] + "#*")
 
 
 @dataclass(frozen=True)
@@ -152,7 +165,7 @@ Told = tuple[Path, tuple[Axis, ...], bool]
 def kind_of(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str | None:
     """The function's name and how many sizes it is given: calls are numbered among their like. None if none are."""
     name = FUNCTIONS.get(func)
-    if name is None:
+    if name is None or (name in ("mul", "div") and not any(isinstance(x, (int, float)) for x in args[:2])):
         return None
     given = args[1] if len(args) > 1 else None
     return f"{name}{len(given) if isinstance(given, (tuple, list)) else len(args) + len(kwargs)}"
@@ -197,8 +210,7 @@ def counted(counts: dict[str, int], module: str, kind: str) -> Spot:
     counts[kind] = counts.get(kind, 0) + 1
     place = f"{kind}@{line}"
     counts[place] = counts.get(place, 0) + 1
-    again = f"#{counts[place]}" if counts[place] > 1 else ""
-    return Spot(module, kind, f"{line}{again}", counts[kind])
+    return Spot(module, kind, f"{line}#{counts[place]}", (counts[kind],))
 
 
 class Recorder(TorchFunctionMode):
@@ -208,6 +220,7 @@ class Recorder(TorchFunctionMode):
         super().__init__()
         self.axes_of, self.calls = axes_of, calls
         self.statements: list[Statement] = []
+        self.calls_made: set[Spot] = set()
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -219,6 +232,7 @@ class Recorder(TorchFunctionMode):
             return func(*args, **kwargs)
         name = FUNCTIONS[func]
         where = self.calls.next(kind)
+        self.calls_made.add(where)
         taken = [self.axes_of(x) if isinstance(x, Tensor) else () for x in args[:1]]
         result = func(*args, **kwargs)
         with suppress(IndexError, TypeError, KeyError, ValueError, AttributeError):
@@ -264,6 +278,10 @@ def _named(name: str, args: Any, kwargs: Any, made: Sequence[Axis], taken: Seque
         case "layer_norm":
             where = _where(args, 1, "normalized_shape")
             yield where, tuple(made[-len(argument(args, kwargs, where)) :]), True
+        case "conv":
+            where = _where(args, 6, "groups")
+            if (groups := argument(args, kwargs, where)) is not None and groups > 1:
+                yield where, (_leading(made[-1 - _moves(args)], groups),), False
         case "group_norm":
             where = _where(args, 1, "num_groups")
             yield where, (_leading(taken[1], argument(args, kwargs, where)),), False
@@ -311,20 +329,24 @@ def _each(args: Any, kwargs: Any, first: int, names: Sequence[str], axes: Sequen
 
 def _slices(index: Any, taken: Sequence[Axis]) -> Iterator[Told]:
     """Where stretches begin and end."""
+    for path, dim, each in sliced(index, len(taken)):
+        start, stop, _ = each.indices(taken[dim].size)
+        yield (*path, "slice"), (piece(taken[dim], 0, start), piece(taken[dim], start, stop)), True
+
+
+def sliced(index: Any, rank: int) -> Iterator[tuple[Path, int, slice]]:
+    """The slices of an index that leave something out: where they lie, and the dimensions they cut."""
     several = isinstance(index, tuple)
     dim = 0
     for number, each in enumerate(index if several else (index,)):
         if each is Ellipsis:
             rest = [x for x in (index if several else (index,))[number + 1 :] if x is not None]
-            dim = len(taken) - len(rest)
+            dim = rank - len(rest)
             continue
         if each is None:
             continue
         if isinstance(each, slice) and each.step in (None, 1) and (each.start or each.stop is not None):
-            size = taken[dim].size
-            start, stop, _ = each.indices(size)
-            where: Path = (1, number) if several else (1,)
-            yield (*where, "slice"), (piece(taken[dim], 0, start), piece(taken[dim], start, stop)), True
+            yield ((1, number) if several else (1,)), dim, each
         dim += each.dim() if isinstance(each, Tensor) and each.dtype == torch.bool else 1
 
 
@@ -339,6 +361,12 @@ def _pads(args: Any, kwargs: Any, taken: Sequence[Axis], made: Sequence[Axis]) -
             yield (*where, number), (piece(made[dim], 0, before),), False
         if after > 0:
             yield (*where, number + 1), (piece(made[dim], made[dim].size - after, made[dim].size),), False
+
+
+def _moves(args: Any) -> int:
+    """The dimensions that a convolution moves along."""
+    dims: int = args[1].dim() - 2
+    return dims
 
 
 def _leading(axis: Axis, count: int) -> Axis:

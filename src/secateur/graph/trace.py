@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from secateur.errors import TraceError
 from secateur.graph.axes import Axis
@@ -17,10 +16,10 @@ from secateur.graph.extent import Kept
 from secateur.graph.follow import Follower, Record, in_double, plain_kernels
 from secateur.graph.forward import Calls, watch
 from secateur.graph.graph import ModelGraph
-from secateur.graph.inputs import Example, Inputs, as_inputs, joined
+from secateur.graph.inputs import Example, Inputs, as_inputs, joined, tensors_in
 from secateur.graph.network import Keys, attributes, describe, spoken, stated_sizes
 from secateur.graph.private import copied, forgetful, hooked_by_caller, private_copy
-from secateur.graph.sizes import Recorder, Statement
+from secateur.graph.sizes import Recorder, Spot, Statement
 from secateur.graph.unreached import leave_what_did_not_run, watch_training
 from secateur.sparse import masked_layers
 
@@ -71,8 +70,8 @@ def follow(model: nn.Module, example_input: Example) -> Traced:
     """The same, with what a proof needs."""
     with torch.inference_mode(False):
         # In plain order: other layouts turn views into copies, and the channels could not be followed through them.
-        inputs = as_inputs(example_input).map(lambda x: x.clone(memory_format=torch.contiguous_format))
         private = private_copy(model).requires_grad_(False)
+        inputs = examples_of(private, example_input).map(lambda x: x.clone(memory_format=torch.contiguous_format))
         private.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         _refuse_broken_weights(private)
         _refuse_sparse_weights(private)
@@ -85,7 +84,7 @@ def follow(model: nn.Module, example_input: Example) -> Traced:
         followed = _followed(private, inputs)
     follower, precise = followed.follower, followed.follower.model
     described = describe(follower, calls, len(inputs), itemsizes)
-    stated = stated_sizes(followed.statements, described.keys)
+    stated = stated_sizes(followed.statements, followed.calls, described.keys)
     said = attributes(precise, follower, described.layers, described.keys)
     graph = ModelGraph(
         described.layers, described.groups, dense, described.tensors,
@@ -104,6 +103,7 @@ class _Followed:
 
     follower: Follower
     statements: Sequence[Statement]
+    calls: Collection[Spot]
     inputs: Inputs
     answers: list[Tensor]
 
@@ -115,7 +115,7 @@ def _followed(model: nn.Module, example: Inputs) -> _Followed:
     noise = example.map(
         lambda x: torch.randn(x.shape, generator=generator).to(x) if x.is_floating_point() else x.clone()
     )
-    double = copied(model).double()
+    double = _without_zeros(copied(model).double(), generator)
     attempts = (double, noise), (double, example), (model, noise), (model, example)
     found: _Followed | None = None
     for number, (network, given) in enumerate(attempts):
@@ -142,6 +142,15 @@ def _followed(model: nn.Module, example: Inputs) -> _Followed:
     return found
 
 
+def _without_zeros(model: nn.Module, generator: torch.Generator) -> nn.Module:
+    """Parameters that are zero throughout, as branches and biases begin, are none: what they stand before would not
+    show in the answers."""
+    for parameter in model.parameters():
+        if parameter.is_floating_point() and parameter.numel() and not parameter.any():
+            parameter.copy_(0.1 * (1 + torch.rand(parameter.shape, generator=generator)))
+    return model
+
+
 def _pass(model: nn.Module, inputs: Inputs) -> _Followed:
     follower = Follower(model)
     recorder = Recorder(follower.axes_of, follower.calls)
@@ -149,8 +158,7 @@ def _pass(model: nn.Module, inputs: Inputs) -> _Followed:
     with torch.no_grad(), torch.random.fork_rng([]), plain_kernels(in_double(model)), follower, recorder:
         outputs = inputs.run(forgetful(model))
     follower.take(outputs)
-    answers = [x for x in tree_leaves(outputs) if isinstance(x, Tensor)]
-    return _Followed(follower, recorder.statements, inputs, answers)
+    return _Followed(follower, recorder.statements, recorder.calls_made, inputs, tensors_in(outputs))
 
 
 def _tell_of_hooks(model: nn.Module) -> None:
@@ -164,9 +172,26 @@ def _tell_of_hooks(model: nn.Module) -> None:
         )
 
 
+def examples_of(model: nn.Module, example: Example | Inputs) -> Inputs:
+    """The arguments of a pass: whether they are examples one by one shows where the network answers for some alone."""
+    inputs = as_inputs(example)
+    if inputs.whole or len(set(inputs.lengths)) < 2:
+        return inputs
+    few = max(len(inputs) - 1, 1)
+    try:
+        with torch.no_grad(), torch.random.fork_rng([]):
+            alone, beside = (tensors_in(x.run(forgetful(copied(model)))) for x in (inputs.part(0, few), inputs))
+        apart = [
+            torch.allclose(x, y[:few], rtol=1e-2, atol=1e-3) for x, y in zip(alone, beside, strict=True) if x.dim()
+        ]
+        return replace(inputs, whole=not all(apart))
+    except Exception:  # its numbers tell of each other
+        return replace(inputs, whole=True)
+
+
 def _several(model: nn.Module, inputs: Inputs) -> Inputs:
     """One example twice, where the network takes two: `squeeze` takes the batch away from one alone."""
-    if len(inputs) != 1 or any(len(x) != 1 for x in inputs.tensors):
+    if inputs.whole or len(inputs) != 1 or any(len(x) != 1 for x in inputs.tensors):
         return inputs
     twice = joined([inputs, inputs])
     try:

@@ -17,7 +17,7 @@ from secateur.graph.axes import Axis
 from secateur.graph.follow import Follower, Record, in_double, plain_kernels
 from secateur.graph.inputs import Inputs
 from secateur.graph.private import forgetful
-from secateur.graph.scope import NOT_USERS
+from secateur.graph.scope import NOT_USERS, source_of
 
 
 def watch_training(follower: Follower, inputs: Inputs) -> None:
@@ -88,14 +88,6 @@ def _called_elsewhere(module: nn.Module, attribute: str, ran: set[str]) -> bool:
             code = getattr(inspect.unwrap(method) if callable(method) else method, "__code__", None)
             if code is None or code.co_filename.startswith(NOT_USERS) or code.co_name in ("__init__", "forward"):
                 continue
-            if code.co_qualname not in ran and called.search(_source(code)):
+            if code.co_qualname not in ran and called.search(source_of(code)):
                 return True
     return False
-
-
-def _source(code: object) -> str:
-    """The text of a function; empty where it has none."""
-    try:
-        return inspect.getsource(code)  # type: ignore[arg-type]
-    except (OSError, TypeError):
-        return ""

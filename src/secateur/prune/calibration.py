@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -28,17 +28,18 @@ class Calibration:
     def gather(cls, batches: Iterable[Batch], example: Inputs, most: int = 2000) -> Calibration:
         """Collect up to `most` examples from batches of inputs, or of (inputs, labels), of the example's sizes.
 
-        Where the example is a dict, so are batches; what they hold beside its names is left out.
+        Where the example is a dict, so are batches; what they hold beside its names is left out. Where the example's
+        tensors hang together (nodes and edges), the first batch is all that is taken.
         Where layers are looked at follows from the sizes. Raises DataError on none.
         """
         batches = [batches] if isinstance(batches, (Tensor, Mapping, Inputs)) else batches  # one batch
         pieces: list[Inputs] = []
         seen = 0
         for batch in batches:
-            inputs = inputs_of(batch, example)
+            inputs = replace(inputs_of(batch, example), whole=example.whole)
             pieces.append(inputs.part(0, min(len(inputs), most - seen)))
             seen += len(pieces[-1])
-            if seen >= most:
+            if seen >= most or example.whole:
                 break
         if seen == 0:
             raise DataError("the calibration data is empty; give some hundreds of unlabelled examples")
@@ -47,7 +48,7 @@ class Calibration:
         except RuntimeError as error:
             raise DataError(f"the calibration batches are of different sizes: {error}") from error
         for mine, wanted in zip(together.tensors, example.tensors, strict=False):
-            if mine.shape[1:] != wanted.shape[1:] and not _listed(example):
+            if mine.shape[1:] != wanted.shape[1:] and not _listed(example) and not example.whole:
                 raise DataError(
                     f"calibration inputs are {list(mine.shape[1:])} each, and the example input is "
                     f"{list(wanted.shape[1:])}: give both as the network is used"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -123,20 +122,15 @@ def set_attributes(
 ) -> None:
     """Make modules' own numbers say what they are now."""
     for each in attributes:
+        if isinstance(modules[each.module], torch.jit.ScriptModule):  # its numbers are constants
+            continue
         setattr(modules[each.module], each.name, each.value(counts))
 
 
 def set_sizes(modules: Mapping[str, nn.Module], sizes: Iterable[StatedSize], counts: Mapping[str, int]) -> None:
     """Make forwards state the sizes that there are now; where nothing is cut, as they are written."""
     sizes = list(sizes)
-    changed: list[Any] = []
-    if counts:
-        touched = {each.where.module for each in sizes if any(key in counts for x in each.extents for key in x.groups)}
-        changed = [
-            (each.where, each.path, each.value(counts))
-            for each in sizes
-            if each.where.module in touched or not any(extent.groups for extent in each.extents)
-        ]
+    changed = [(each.where, each.path, each.value(counts)) for each in sizes] if counts else []
     stated = grouped(changed)
     for name in {each.where.module for each in sizes}:
         if name in stated or isinstance(modules[name], Restated):

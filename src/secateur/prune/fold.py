@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from secateur.graph import BATCH_NORMS, Held, Inputs, ModelGraph, watch
+from secateur.graph import BATCH_NORMS, Held, Inputs, ModelGraph, copied, watch
 
 
 def fold_norms(model: nn.Module, graph: ModelGraph) -> nn.Module:
     """A copy in eval mode in which every batch norm that alone reads a layer is part of that layer."""
-    folded = copy.deepcopy(model).eval()
+    folded = copied(model).eval()
     for layer in graph.layers:
         if layer.norm is None:
             continue

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.errors import PlanError
-from secateur.graph import Kept, Layer, ModelGraph, Sparsity, private_copy
+from secateur.graph import Kept, Layer, ModelGraph, Sparsity, copied, private_copy
 from secateur.plan import Plan
 from secateur.prune.calibration import Calibration
 from secateur.prune.cut import Cutter
@@ -115,10 +115,10 @@ class Pruner:
         it, nearer to the dense network's: few examples can be overfitted.
         """
         pruned, kept = self._cut(self._for_good, counts)
-        pruned = copy.deepcopy(pruned).eval()
+        pruned = copied(pruned).eval()
         fit, check = self._parts
         if self.settings.sequential:
-            refitted = copy.deepcopy(pruned)
+            refitted = copied(pruned)
             self._in_sequence.apply(refitted, kept)
             pruned = nearer(refitted, pruned, self.dense, check)
         if self.settings.recalibrate and check is not fit:
@@ -143,7 +143,7 @@ class Pruner:
 def shaped(cutter: Cutter, counts: Mapping[str, int]) -> nn.Module:
     """The network cut and thinned out to these sizes, whichever channels and blocks: what takes the same time."""
     graph, generator = cutter.graph, torch.Generator().manual_seed(0)
-    network = copy.deepcopy(cutter.cut({key: np.arange(count) for key, count in counts.items() if key in graph.group}))
+    network = copied(cutter.cut({key: np.arange(count) for key, count in counts.items() if key in graph.group}))
     _pick_only_where_cut(network, cutter.dense, graph, counts)
 
     def value(layer: Layer, each: Sparsity) -> Tensor:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from secateur.answers import cosine
+from secateur.graph import copied, tensors_in
 from secateur.prune.calibration import Calibration
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -40,8 +38,8 @@ def disagreement(model: nn.Module, reference: nn.Module, calibration: Calibratio
     total = 0.0
     with torch.no_grad():
         for batch in calibration.batches(250):
-            pairs = zip(tree_leaves(batch.run(model)), tree_leaves(batch.run(reference)), strict=True)
-            apart = [_distance(a.float(), b.float()) for a, b in pairs if isinstance(a, Tensor)]
+            pairs = zip(tensors_in(batch.run(model)), tensors_in(batch.run(reference)), strict=True)
+            apart = [_distance(a.float(), b.float()) for a, b in pairs]
             total += sum(apart) * len(batch)
     return total / len(calibration)
 
@@ -54,7 +52,7 @@ def _distance(mine: Tensor, theirs: Tensor) -> float:
 
 def recalibrated(model: nn.Module, calibration: Calibration) -> nn.Module:
     """A recalibrated copy."""
-    renewed = copy.deepcopy(model)
+    renewed = copied(model)
     recalibrate(renewed, calibration)
     return renewed
 

@@ -56,17 +56,18 @@ class Restating(TorchFunctionMode):
         kind = kind_of(func, args, kwargs) if self.within == 0 else None
         if kind is None:
             return func(*args, **kwargs)
-        changes = self.stated.get(self._name(kind))
+        changes = self._changes(kind)
         if changes is None:
             return func(*args, **kwargs)
         return called(func, kind, args, kwargs, changes)
 
-    def _name(self, kind: str) -> str:
+    def _changes(self, kind: str) -> list[tuple[Path, Any]] | None:
         """Of the call that is about to be made; torch.compile traces one path, whose calls it can number alone."""
-        if not torch.compiler.is_dynamo_compiling():
-            return counted(self.counts, "", kind).names[0]
-        self.counts[kind] = self.counts.get(kind, 0) + 1
-        return f"{kind}:{self.counts[kind]}"
+        if torch.compiler.is_dynamo_compiling():
+            self.counts[kind] = self.counts.get(kind, 0) + 1
+            return self.stated.get(f"{kind}:{self.counts[kind]}")
+        where = counted(self.counts, "", kind)
+        return self.stated.get(where.names[0]) or self.stated.get(where.each.names[0])
 
 
 _OF_THREAD = threading.local()
@@ -91,7 +92,7 @@ def _end(module: nn.Module, args: object, output: object) -> None:
 
 def _watch(module: nn.Module) -> None:
     """Have a module say when it runs: what it calls is not the forward's around it."""
-    if _begin not in module._forward_pre_hooks.values():
+    if not isinstance(module, torch.jit.ScriptModule) and _begin not in module._forward_pre_hooks.values():
         module.register_forward_pre_hook(_begin)
         module.register_forward_hook(_end, always_call=True)
 
@@ -106,6 +107,8 @@ class Restated:
         return _empty, (type(self).__bases__[1],), self.__dict__
 
 
+OWN = "forward_set"
+"""Where a forward lies that was set on the module itself, and not by its class."""
 _CLASSES: dict[type, type] = {}
 
 
@@ -117,7 +120,7 @@ def _restated(kind: type) -> type:
             if torch.compiler.is_dynamo_compiling() and any(call.startswith(UNSEEN) for call in self.stated_sizes):
                 return uncompiled(self, *args, **kwargs)
             with Restating(self.stated_sizes):
-                return kind.forward(self, *args, **kwargs)  # type: ignore[attr-defined]
+                return self.forward_set(*args, **kwargs) if hasattr(self, OWN) else kind.forward(self, *args, **kwargs)  # type: ignore[attr-defined]
 
         @torch.compiler.disable  # type: ignore[untyped-decorator]
         def uncompiled(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -139,6 +142,8 @@ def restate(module: nn.Module, stated: Stated) -> None:
     """Make a module state these sizes; none make it one of its own class again."""
     if stated and not isinstance(module, Restated):
         module.__class__ = _restated(type(module))
+        if "forward" in vars(module):
+            vars(module)[OWN] = vars(module).pop("forward")
     if stated:
         module.stated_sizes = stated  # type: ignore[assignment]
         for inner in list(module.modules())[1:]:
@@ -146,6 +151,8 @@ def restate(module: nn.Module, stated: Stated) -> None:
     elif isinstance(module, Restated):
         del module.stated_sizes
         module.__class__ = type(module).__mro__[2]
+        if OWN in vars(module):
+            vars(module)["forward"] = vars(module).pop(OWN)
 
 
 def grouped(sizes: Iterable[tuple[Spot, Path, Any]]) -> dict[str, Stated]:

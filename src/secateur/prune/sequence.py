@@ -64,7 +64,11 @@ class SequentialRefit:
         self.graph = graph
         self.effort = effort = effort or Effort()
         self.calibration = calibration.head(_affordable(graph))
-        self.layers = [layer for layer in graph.layers if layer.once and layer.features <= LARGEST]
+        self.layers = [
+            layer
+            for layer in graph.layers
+            if layer.once and layer.features <= LARGEST and not layer.repeats.groups  # of whose rows some would go
+        ]
         self._positions = {
             layer.name: sample_positions(
                 layer, len(self.calibration), effort.rows, effort.fewest if layer.groups == 1 else effort.grouped

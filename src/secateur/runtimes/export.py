@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import importlib
 import importlib.util
 import shutil
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.errors import BudgetError, ExportError, ExportMismatch
-from secateur.graph import count_costs
+from secateur.graph import copied, count_costs
 from secateur.runtimes.in_torch import IN_TORCH, counts_chip_of, require_gpu, torch_session
 from secateur.runtimes.sessions import Session, median_ms, open_session
 from secateur.runtimes.sessions.meters import Meter, millijoules, open_meter
@@ -50,7 +49,7 @@ class Runtime:
     def convert(self, network: nn.Module, example: tuple[Tensor, ...], place: Path) -> None:
         """Write the network for inputs of the example's sizes. Raises ExportError."""
         self.require()
-        ready = copy.deepcopy(dense_again(network)).eval().to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        ready = copied(dense_again(network)).eval().to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         try:
             exporter = importlib.import_module(f"secateur.runtimes.exporters.{self.exporter}")
             exporter.convert(ready.requires_grad_(False), tuple(x.cpu().contiguous() for x in example), place)
@@ -155,7 +154,7 @@ def _opened(runtime: Runtime, place: Path, threads: int = 1) -> Session:
 
 def largest_error(network: nn.Module, session: Session, inputs: tuple[Tensor, ...]) -> float:
     """The largest difference of an output from PyTorch's, example by example, over the outputs' root mean square."""
-    ready = copy.deepcopy(network).eval().cpu()
+    ready = copied(network).eval().cpu()
     worst = 0.0
     for number in range(len(inputs[0])):
         one = tuple(x[number : number + 1].cpu().contiguous() for x in inputs)

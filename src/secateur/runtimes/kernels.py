@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from secateur.graph import copied
 from secateur.runtimes.eager import eager_session
 from secateur.runtimes.sessions import median_ms
 from secateur.sparse import TYPES, BlockSparseConv2d, BlockSparseLinear, Pattern, masked_layers
@@ -23,7 +23,7 @@ def block_sparse(model: nn.Module, inputs: tuple[Tensor, ...]) -> nn.Module:
     `inputs` are an example of what the network will be asked, each [N, ...]: what is quicker depends on its size.
     A network without such layers is copied as it is.
     """
-    ready = copy.deepcopy(model).eval().requires_grad_(False)
+    ready = copied(model).eval().requires_grad_(False)
     coarse = {name: (layer, kind) for name, layer, _, kind in masked_layers(ready) if not kind.fine}
     seen = _inputs_of(ready, {name: layer for name, (layer, _) in coarse.items()}, inputs)
     for name, (layer, kind) in coarse.items():

@@ -9,7 +9,6 @@ candidate, and one that fails is converted itself. A network that OpenVINO canno
 
 from __future__ import annotations
 
-import copy
 import threading
 import warnings
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.errors import JobError
+from secateur.graph import copied
 from secateur.runtimes.ranges import LAYERS, Ranges, input_ranges
 
 try:
@@ -152,7 +152,7 @@ class _Lifted(nn.Module):
 
     def __init__(self, network: nn.Module, inputs: int, names: list[str]) -> None:
         super().__init__()
-        self.held = [copy.deepcopy(network)]  # in a list, lest its tensors count as this module's own
+        self.held = [copied(network)]  # in a list, lest its tensors count as this module's own
         self.inputs, self.names = inputs, names
 
     def forward(self, *arguments: Tensor) -> Any:

@@ -29,7 +29,7 @@ def release(layer: nn.Module) -> None:
 
 def mask_of(layer: nn.Module) -> Tensor | None:
     """Bool, shaped as the weight; none for a dense layer."""
-    return layer._buffers.get(MASK)
+    return getattr(layer, MASK, None)
 
 
 def masked_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module, Tensor, Pattern]]:

@@ -96,6 +96,32 @@ def index_put(call: Call) -> Axes:
     return axes
 
 
+@rule("aten::index_add", "aten::index_copy", "aten::index_reduce")
+def index_add(call: Call) -> Axes:
+    """Rows are added to those that a table names; the other dimensions are one."""
+    axes, source = call.axes("self"), call.axes("source")
+    dim = call["dim"] % len(axes)
+    call.fix([axes[dim], source[dim]], BY_NUMBER)
+    return tuple(
+        axis if number == dim else broadcast([(axis,), (source[number],)], 1)[0] for number, axis in enumerate(axes)
+    )
+
+
+@rule("aten::scatter", "aten::scatter_add", "aten::scatter_reduce")
+def scatter(call: Call) -> Axes:
+    """Elements are put, or added, where a table of their own shape says, along one dimension."""
+    axes, table = call.axes("self"), call.axes("index")
+    dim = call["dim"] % len(axes)
+    call.fix([axes[dim], table[dim]], BY_NUMBER)
+    others = [number for number in range(len(axes)) if number != dim]
+    for each in (table, *([call.axes("src")] if isinstance(call.get("src"), Tensor) else [])):
+        if any(each[number].size != axes[number].size for number in others):
+            raise NotImplementedError  # the first of them, and what those are is by their numbers
+        for number in others:
+            broadcast([(axes[number],), (each[number],)], 1)
+    return axes
+
+
 @rule("aten::gather", "aten::take_along_dim")
 def gather(call: Call) -> Axes:
     """Along one dimension by numbers; along the others, those of the table of numbers."""

@@ -9,11 +9,15 @@ from secateur.graph.rules.table import Axes, Call, rule
 
 
 @rule(
-    "aten::sum", "aten::mean", "aten::var", "aten::amax", "aten::amin", "aten::var_mean",
+    "aten::sum", "aten::mean", "aten::var", "aten::var_mean", "aten::std", "aten::std_mean", "aten::amax", "aten::amin",
+    "aten::max", "aten::min",
+    "aten::logsumexp", "aten::linalg_vector_norm", "aten::norm",
 )  # fmt: skip
 def mixing(call: Call) -> Sequence[Axes]:
     """What is left changes with what goes, but every member counts alike: such an axis may go in part."""
     name = next(iter(call.arguments))
+    if call.get("other") is not None:
+        raise NotImplementedError  # a pointwise form
     axes = call.axes(name)
     dims = _dims(call, len(axes))
     for dim in dims:
@@ -21,17 +25,24 @@ def mixing(call: Call) -> Sequence[Axes]:
     return [_left(call, axes, dims)] * len(call.results)
 
 
+@rule("aten::_fft_r2c", "aten::_fft_c2c", "aten::_fft_c2r")
+def transform(call: Call) -> Axes:
+    """Frequencies of some dimensions, which are fixed."""
+    dims = _dims(call, len(call.shape))
+    axes = call.axes("self")
+    call.fix([axes[dim] for dim in dims], "goes along them")
+    return tuple(
+        call.fixed(size) if dim in dims else axis for dim, (axis, size) in enumerate(zip(axes, call.shape, strict=True))
+    )
+
+
 @rule(
-    "aten::prod", "aten::any", "aten::all", "aten::argmax", "aten::argmin", "aten::max", "aten::min", "aten::median",
-    "aten::mode", "aten::count_nonzero", "aten::kthvalue", "aten::aminmax", "aten::linalg_vector_norm",
-    "aten::norm",
-    "aten::logsumexp", "aten::std", "aten::std_mean",
+    "aten::prod", "aten::any", "aten::all", "aten::argmax", "aten::argmin", "aten::median",
+    "aten::mode", "aten::count_nonzero", "aten::kthvalue", "aten::aminmax",
 )  # fmt: skip
 def picking(call: Call) -> Axes | Sequence[Axes]:
     """One member speaks for all, is told by its number, or what all come to scales each."""
     axes = call.axes(next(iter(call.arguments)))
-    if call.get("other") is not None:
-        raise NotImplementedError  # a pointwise form
     dims = _dims(call, len(axes))
     call.fix([axes[dim] for dim in dims], "takes all of them together")
     return [_left(call, axes, dims)] * len(call.results)

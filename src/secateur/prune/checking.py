@@ -1,0 +1,84 @@
+"""The sizes that a cut network's forwards state, beside those that there are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+from torch.overrides import TorchFunctionMode
+
+from secateur.graph import Calls, Path, Spot, StatedSize, argument, kind_of, name_of, sliced
+from secateur.prune.restate import called
+
+
+class Checking(TorchFunctionMode):
+    """Compares what is stated in a cut network with what has to be, and puts it right."""
+
+    def __init__(self, sizes: Sequence[StatedSize], counts: dict[str, int]) -> None:
+        super().__init__()
+        self.calls, self.missed = Calls(), set[StatedSize]()
+        self._counts = counts
+        self._sizes: dict[Spot, list[StatedSize]] = {}
+        for each in sizes:
+            self._sizes.setdefault(each.where, []).append(each)
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Call it with what it has to be called with."""
+        kwargs = kwargs or {}
+        kind = kind_of(func, args, kwargs)
+        if kind is None:
+            return func(*args, **kwargs)
+        where = self.calls.next(kind)
+        stated = (*self._sizes.get(where, ()), *self._sizes.get(where.each, ()))
+        wrong = [each for each in stated if not self._right(each, args, kwargs)]
+        sure = [each for each in wrong if each.constant is not None or any(extent.groups for extent in each.extents)]
+        if sure != wrong:  # what is not cut may be another number by rights: a detector finds other boxes
+            with suppress(RuntimeError):
+                return self._called(func, kind, args, kwargs, sure)
+        return self._called(func, kind, args, kwargs, wrong)
+
+    def _called(
+        self, func: Any, kind: str, args: tuple[Any, ...], kwargs: dict[str, Any], wrong: Sequence[StatedSize]
+    ) -> Any:
+        """What comes of other sizes, which are kept in mind."""
+        result = called(func, kind, args, kwargs, [(each.path, each.value(self._counts)) for each in wrong])
+        for each in wrong:
+            as_written = argument(args, kwargs, _plain(each.path)) == each.value({})
+            self.missed.add(each.relative if as_written else each)
+        return result
+
+    def _right(self, size: StatedSize, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether the call is given the size that there is."""
+        given = argument(args, kwargs, _plain(size.path))
+        if isinstance(given, slice):
+            dim = next(dim for path, dim, _ in sliced(args[1], args[0].dim()) if path == _plain(size.path))
+            given = slice(*given.indices(args[0].shape[dim]))
+        return _stated(size, given, size.value(self._counts))
+
+
+def _plain(path: Path) -> Path:
+    """Where the whole argument lies."""
+    return path[:-1] if path[-1] == "slice" else path
+
+
+def _stated(size: StatedSize, given: object, wanted: object) -> bool:
+    """Whether what is given comes to what is wanted."""
+    if size.constant is not None:
+        return given is not None and abs(float(given) - size.constant) <= 1e-9 * abs(size.constant)  # type: ignore[arg-type]
+    if isinstance(given, slice):
+        assert isinstance(wanted, list)
+        start, length = wanted
+        return (given.start, given.stop) == (start, start + length)
+    if name_of(size.where.kind) == "chunk" and isinstance(given, int):
+        assert isinstance(wanted, list)
+        each = -(-sum(wanted) // given)
+        return all(x == each for x in wanted[:-1]) and len(wanted) == given
+    if name_of(size.where.kind) == "split" and isinstance(given, int):
+        assert isinstance(wanted, list)
+        return all(x == given for x in wanted[:-1]) and wanted[-1] <= given
+    if size.several and isinstance(given, (tuple, list)):
+        return list(given) == wanted
+    return given == wanted
