@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.graph import ChannelGroup, Kept, ModelGraph
+from secateur.prune.cut import get_tensor
 from secateur.prune.moments import AllMoments, Moments
 from secateur.prune.refit import RIDGE
 from secateur.threads import torch_threads
@@ -68,7 +69,7 @@ def by_magnitude(model: nn.Module, graph: ModelGraph, group: ChannelGroup) -> Or
     for held in [graph.tensor[name] for name in made_by if name] or graph.tensors:
         for dim, extent in enumerate(held.extents):
             if group.key in extent.groups:
-                weight = model.get_parameter(held.name) if held.trained else model.get_buffer(held.name)
+                weight = get_tensor(model, held.name)
                 rows = weight.detach().transpose(0, dim).reshape(weight.shape[dim], -1)
                 norms = rows.abs().double().mean(1).cpu().numpy()
                 score += norms[extent.index(group.key)].sum(1)

@@ -22,6 +22,7 @@ from secateur.prune.moments import AllMoments, collect
 from secateur.prune.order import Criterion, Curve, Order, Orders, keep, rank
 from secateur.prune.recalibrate import nearer, recalibrated
 from secateur.prune.refit import Refitter
+from secateur.prune.relate import relate
 from secateur.prune.sequence import QUICK, SequentialRefit
 from secateur.prune.weights import Masks, WeightOrder, WeightOrders, masks, masks_by, rank_weights
 from secateur.sparse import impose, release
@@ -125,6 +126,7 @@ class Pruner:
             pruned = nearer(recalibrated(pruned, fit), pruned, self.dense, check)
         _pick_only_where_cut(pruned, self.dense, self.graph, counts)
         pruned.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        relate(pruned, self.dense, check.head(2).inputs)
         return pruned.requires_grad_(True)
 
     @cached_property

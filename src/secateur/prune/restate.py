@@ -10,14 +10,15 @@ from __future__ import annotations
 import functools
 import threading
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from secateur.graph.sizes import Path, Spot, counted, kind_of, name_of
+from secateur.graph.sizes import Path, Spot, argument, counted, kind_of, name_of
 
 Stated = dict[str, list[tuple[Path, Any]]]
 """Where a call is, by its line and again by its number (`Spot.names`) -> what lies at which path of its arguments."""
@@ -59,6 +60,8 @@ class Restating(TorchFunctionMode):
         changes = self._changes(kind)
         if changes is None:
             return func(*args, **kwargs)
+        if getattr(_OF_THREAD, "relating", False):
+            changes[:] = [_related(path, value, args, kwargs) for path, value in changes]
         return called(func, kind, args, kwargs, changes)
 
     def _changes(self, kind: str) -> list[tuple[Path, Any]] | None:
@@ -68,6 +71,23 @@ class Restating(TorchFunctionMode):
             return self.stated.get(f"{kind}:{self.counts[kind]}")
         where = counted(self.counts, "", kind)
         return self.stated.get(where.names[0]) or self.stated.get(where.each.names[0])
+
+
+@contextmanager
+def relating() -> Iterator[None]:
+    """For a while, numbers that are stated are told by how much what the forward works out is multiplied by."""
+    _OF_THREAD.relating = True
+    try:
+        yield
+    finally:
+        _OF_THREAD.relating = False
+
+
+def _related(path: Path, value: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Path, Any]:
+    if not isinstance(value, float) or path[-1] == "scaled":
+        return path, value
+    given = argument(args, kwargs, path)
+    return ((*path, "scaled"), value / given) if isinstance(given, (int, float)) and given else (path, value)
 
 
 _OF_THREAD = threading.local()
@@ -158,9 +178,11 @@ def restate(module: nn.Module, stated: Stated) -> None:
 def grouped(sizes: Iterable[tuple[Spot, Path, Any]]) -> dict[str, Stated]:
     """By module: where, the path, and the value."""
     found: defaultdict[str, Stated] = defaultdict(dict)
+    calls: dict[Spot, list[tuple[Path, Any]]] = {}
     for where, path, value in sizes:
-        for name in where.names:
-            found[where.module].setdefault(name, []).append((path, value))
+        changes = calls.setdefault(where, [])
+        changes.append((path, value))
+        found[where.module] |= dict.fromkeys(where.names, changes)
     return dict(found)
 
 
@@ -195,6 +217,8 @@ def _within(old: Any, path: Path, value: Any) -> Any:
         return _slice(old, value)
     if path[0] == "times":
         return old * value[0] // value[1]
+    if path[0] == "scaled":
+        return old * value
     changed = list(old)
     changed[path[0]] = _within(changed[path[0]], path[1:], value)  # type: ignore[index]
     return tuple(changed) if isinstance(old, tuple) else changed

@@ -25,6 +25,12 @@ def mixing(call: Call) -> Sequence[Axes]:
     return [_left(call, axes, dims)] * len(call.results)
 
 
+@rule("aten::_is_all_true", "aten::_is_any_true")
+def checking(call: Call) -> Axes:
+    """Whether arguments are allowed: nothing comes of it but an error."""
+    return ()
+
+
 @rule("aten::_fft_r2c", "aten::_fft_c2c", "aten::_fft_c2r")
 def transform(call: Call) -> Axes:
     """Frequencies of some dimensions, which are fixed."""

@@ -1,0 +1,357 @@
+"""Forwards as people write them: each is followed, cut, and does afterwards what it did before."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import MethodType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from networks import settled
+from torch import Tensor, nn
+
+import secateur as sc
+from secateur.graph import Inputs, tensors_in
+from secateur.graph.inputs import as_inputs
+from secateur.prune import Cutter
+
+# ---- networks --------------------------------------------------------------------------------------------------------
+
+
+class Causal(nn.Module):
+    """What a convolution pads too much is sliced off, from the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other = nn.Conv1d(4, 16, 3, padding=2), nn.Conv1d(16, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.other(self.one(x)[:, :, :-2].relu())
+
+
+class Attention(nn.Module):
+    """The head's width is worked out from the stream's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.qkv, self.out, self.heads = nn.Linear(6, 16), nn.Linear(16, 48), nn.Linear(16, 3), 4
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        n, t, c = x.shape
+        q, k, v = self.qkv(x).reshape(n, t, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
+        y = ((q @ k.mT) * (c // self.heads) ** -0.5).softmax(-1) @ v
+        return self.out(y.transpose(1, 2).flatten(2))
+
+
+class Gated(nn.Module):
+    """A loop over time; sizes and numbers are stated in each round."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.into, self.gates, self.out = nn.Linear(4, 12), nn.Linear(12, 24), nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h: Any = 0
+        for step in range(x.shape[2]):
+            z = self.into(x[:, :, step]).relu()
+            a, b = self.gates(z).split(12, -1)
+            h = h + z * z.size(-1) ** -0.5 + a.relu() * b
+        return self.out(h)
+
+
+class Mixer(nn.Module):
+    """Layers over tokens read each channel alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm, self.head = nn.Linear(6, 16), nn.LayerNorm(16), nn.Linear(16, 3)
+        self.tokens = nn.Sequential(nn.Linear(5, 20), nn.GELU(), nn.Linear(20, 5))
+        self.channels = nn.Sequential(nn.Linear(16, 32), nn.GELU(), nn.Linear(32, 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = x + self.tokens(self.norm(x).mT).mT
+        return self.head((x + self.channels(x)).mean(1))
+
+
+class Experts(nn.Module):
+    """Rows go to experts, whose answers are added where they came from."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.gate, self.out = nn.Linear(6, 16), nn.Linear(16, 4), nn.Linear(16, 3)
+        self.experts = nn.ModuleList(
+            nn.Sequential(nn.Linear(16, 24), nn.ReLU(), nn.Linear(24, 16)) for _ in range(4)
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x.flatten(0, 1))
+        shares, chosen = self.gate(x).softmax(-1).topk(2, -1)
+        y = torch.zeros_like(x)
+        for number, expert in enumerate(self.experts):
+            rows, place = torch.where(chosen == number)
+            y.index_add_(0, rows, expert(x[rows]) * shares[rows, place, None])
+        return self.out(x + y)
+
+
+class Scripted(nn.Module):
+    """A part that torch.jit has compiled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.into, self.out = nn.Linear(6, 12), nn.Linear(12, 3)
+        self.part = torch.jit.script(nn.Sequential(nn.Linear(12, 10), nn.ReLU(), nn.Linear(10, 12)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.part(self.into(x)).relu())
+
+
+class SetForward(nn.Module):
+    """Its forward is set when it is made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.into, self.out = nn.Linear(6, 12), nn.Linear(12, 3)
+        self.forward = MethodType(SetForward.split, self)  # type: ignore[method-assign]
+
+    def split(self, x: Tensor) -> Tensor:
+        a, b = self.into(x).split([4, 8], -1)
+        return self.out(torch.cat((a.relu(), b), -1))
+
+
+class Blurred(nn.Module):
+    """A fixed kernel on each channel: as many groups as a number of the module says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other, self.channels = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3), 8
+        self.register_buffer("kernel", torch.ones(8, 1, 2, 2) / 4, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.other(F.conv2d(self.one(x), self.kernel, groups=self.channels)).mean((2, 3))
+
+
+class Encoder(nn.Module):
+    """torch's own encoder, which makes nested tensors of what is padded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True)
+        self.stem, self.encoder, self.out = nn.Linear(6, 16), nn.TransformerEncoder(layer, 2), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        padded = torch.arange(x.shape[1]) >= x.shape[1] - 2
+        return self.out(self.encoder(self.stem(x), src_key_padding_mask=padded.expand(x.shape[:2])))
+
+
+def over(what: Callable[[Tensor], Tensor]) -> Callable[[], nn.Module]:
+    """A network that takes channels together in the middle."""
+
+    class Over(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.other, self.head = nn.Conv2d(3, 12, 3), nn.Conv2d(12, 10, 3), nn.Linear(10, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.other(what(self.one(x))).relu().mean((2, 3)))
+
+    return Over
+
+
+PICTURES, TOKENS = (4, 3, 10, 10), (4, 5, 6)
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], list[tuple[int, ...]], list[int]]] = {
+    "slices from the end": (Causal, (4, 4, 20), [(1, 4, 50), (2, 4, 10)], [16]),
+    "widths of others": (Attention, TOKENS, [(2, 9, 6)], [16, 4, 4]),
+    "loop": (Gated, (4, 4, 6), [(2, 4, 12), (2, 4, 3)], [12]),
+    "mixer": (Mixer, TOKENS, [(2, 5, 6)], [16, 20, 32]),
+    "experts": (Experts, (8, 5, 6), [(16, 7, 6)], [16, 24, 24, 24, 24]),
+    "scripted": (Scripted, (4, 6), [(2, 6)], [12, 10, 12]),
+    "set forward": (SetForward, (4, 6), [(2, 6)], [4, 8]),
+    "fixed kernels": (Blurred, PICTURES, [(2, 3, 12, 12)], [8]),
+    "padded encoder": (Encoder, TOKENS, [(2, 9, 6)], [16, 4, 4, 4, 32, 4, 4, 4, 32]),
+    "normalised": (over(lambda x: F.normalize(x, dim=1)), PICTURES, [(2, 3, 12, 12)], [12, 10]),
+    "standardised": (over(lambda x: x / x.std(1, keepdim=True)), PICTURES, [(2, 3, 12, 12)], [12, 10]),
+    "largest": (over(lambda x: x * x.max(1, keepdim=True)[0]), PICTURES, [(2, 3, 12, 12)], [12, 10]),
+    "logsumexp": (over(lambda x: x - x.logsumexp(1, keepdim=True)), PICTURES, [(2, 3, 12, 12)], [12, 10]),
+    "frequencies": (
+        over(lambda x: torch.fft.irfft2(torch.fft.rfft2(x), s=x.shape[-2:])), PICTURES, [(2, 3, 12, 12)], [12, 10],
+    ),
+}  # fmt: skip
+"""By what is special: what builds it, the shape of an example, shapes of others, and the widths of its sites."""
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_cut_network_does_what_the_dense_one_did(name: str, tmp_path: Path) -> None:
+    make, shape, others, widths = NETWORKS[name]
+    model, example = settled(make()), torch.randn(shape)
+    graph = sc.inspect(model, example)
+    assert [group.width for group in graph.prunable] == widths, [group.fixed for group in graph.groups]
+    for keys in ([group.key for group in graph.prunable], [graph.prunable[0].key]):
+        small = sc.prune(model, example, sc.Plan(dict.fromkeys(keys, 0.5)), calibration=[torch.randn(40, *shape[1:])])
+        for other in others:
+            assert small.eval()(torch.randn(other)).shape == model(torch.randn(other)).shape
+        answer = small(example)
+        assert torch.equal(small(example), answer)
+        sc.save(small, tmp_path / "small.safetensors")
+        assert torch.equal(sc.load(tmp_path / "small.safetensors", make()).eval()(example), answer)
+        small.train()(example).sum().backward()
+
+
+# ---- answers ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Answer:
+    scores: Tensor
+    features: Tensor
+
+
+class Answering(nn.Module):
+    def __init__(self, answer: Callable[[Tensor, Tensor], Any]) -> None:
+        super().__init__()
+        self.into, self.between, self.out = nn.Linear(6, 12), nn.Linear(12, 8), nn.Linear(8, 3)
+        self.answer = answer
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.into(x).relu()
+        return self.answer(self.out(self.between(x).relu()), x)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer,
+        lambda scores, features: {"all": [Answer(scores, features), None]},
+        lambda scores, features: torch.distributions.Normal(scores[:, :1], features.exp()),
+    ],
+    ids=["dataclass", "in a list in a dict", "distribution"],
+)
+def test_whatever_is_answered_stays_as_wide_as_it_is(answer: Callable[[Tensor, Tensor], Any]) -> None:
+    graph = sc.inspect(settled(Answering(answer)), torch.randn(4, 6))
+    assert [group.key for group in graph.prunable] == ["between"]
+    assert graph.group["into"].fixed == "the network's output"
+
+
+def test_tensors_are_found_in_objects_once() -> None:
+    answer = Answer(torch.ones(1), torch.zeros(2))
+    answer.itself = answer  # type: ignore[attr-defined]
+    assert [len(x) for x in tensors_in([answer, (torch.ones(3), "no")])] == [1, 2, 3]
+
+
+# ---- what a proof has to see -----------------------------------------------------------------------------------------
+
+
+def test_a_branch_that_begins_at_zero_hides_nothing() -> None:
+    class Zeroed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.into, self.branch, self.out = nn.Linear(6, 12), nn.Linear(12, 12), nn.Linear(12, 3)
+            self.scale = nn.Parameter(torch.zeros(1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.into(x).relu()
+            return self.out(x + self.scale * self.branch(x + 1 / x.shape[-1]))
+
+    with pytest.raises(sc.TraceError, match="into: something else than the layers that follow reads its channels"):
+        sc.inspect(Zeroed(), torch.randn(4, 6))
+
+
+def test_what_training_alone_needs_is_left_alone() -> None:
+    class Sampling(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.into, self.mean, self.spread = nn.Linear(6, 16), nn.Linear(16, 5), nn.Linear(16, 5)
+            self.out = nn.Linear(5, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.into(x).relu()
+            mean, spread = self.mean(x), self.spread(x)
+            return self.out(mean + torch.randn_like(mean) * (0.5 * spread).exp() if self.training else mean)
+
+    graph = sc.inspect(settled(Sampling()), torch.randn(4, 6))
+    assert [group.key for group in graph.prunable] == ["into"]
+    assert graph.group["mean"].fixed.startswith("without some of its units the network does not run in training (Sampl")
+
+
+# ---- nodes and edges -------------------------------------------------------------------------------------------------
+
+
+class Messages(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.into, self.out = nn.Linear(6, 16), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor, edges: Tensor) -> Tensor:
+        x = self.into(x).relu()
+        return self.out(torch.zeros_like(x).index_add(0, edges[1], x[edges[0]]))
+
+
+def test_nodes_and_edges_stay_together() -> None:
+    model = settled(Messages())
+    example = torch.randn(5, 6), torch.randint(0, 5, (2, 14))
+    data = [(torch.randn(40, 6), torch.randint(0, 40, (2, 90)))]
+    small = sc.prune(model, example, sc.Plan({"into": 0.5}), calibration=data).eval()
+    assert small(*data[0]).shape == (40, 3)
+    assert small.get_parameter("into.weight").shape == (8, 6)
+
+
+def test_inputs_that_hang_together_are_one_example() -> None:
+    apart = as_inputs((torch.ones(5, 3), torch.ones(2, 7)))
+    together = Inputs(apart.args, whole=True)
+    assert (len(apart), len(together)) == (5, 1)
+    assert together.part(0, 1).map(torch.neg).whole
+    assert [len(x) for x in together.part(0, 1).tensors] == [5, 2]
+
+
+# ---- weights of given norms ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wrap", [nn.utils.weight_norm, nn.utils.parametrizations.spectral_norm])
+def test_a_normed_weight_comes_back_into_a_fresh_network(
+    wrap: Callable[[nn.Module], nn.Module], tmp_path: Path
+) -> None:
+    def fresh() -> nn.Module:
+        return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), wrap(nn.Conv2d(8, 12, 3)), nn.Flatten(), nn.Linear(192, 3))
+
+    model, x = settled(fresh()), torch.randn(4, 3, 8, 8)
+    model(x)
+    small = sc.prune(model, x, sc.Plan({"0": 0.5, "2": 0.5}), calibration=[torch.randn(30, 3, 8, 8)]).eval()
+    sc.save(small, tmp_path / "small.safetensors")
+    assert torch.equal(sc.load(tmp_path / "small.safetensors", fresh()).eval()(x), small(x))
+
+
+def test_a_part_of_a_plan_states_every_size() -> None:
+    model, x = settled(Attention()), torch.randn(2, 7, 6)
+    graph = sc.inspect(model, x)
+    cut = Cutter(model, graph).cut({"stem": np.arange(0, 16, 2)})
+    zeroed = settled(Attention())
+    zeroed.load_state_dict(model.state_dict())
+    zeroed.get_parameter("qkv.weight").data[:, 1::2] = 0
+    assert torch.allclose(cut(x), zeroed(x), atol=1e-5)
+
+
+def test_numbers_follow_other_sizes_once_a_network_is_finished(tmp_path: Path) -> None:
+    class Gram(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.into, self.out = nn.Conv2d(3, 12, 1), nn.Conv2d(12, 6, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.into(x)
+            c, h, w = x.shape[1:]
+            return self.out(x * (1 / (c * h * w))).sum((2, 3))
+
+    model, x = settled(Gram()), torch.randn(4, 3, 8, 8)
+    plain = sc.PruneSettings(refit=False, sequential=False, recalibrate=False)
+    small = sc.prune(model, x, sc.Plan({"into": 0.5}), calibration=[torch.randn(30, 3, 8, 8)], settings=plain).eval()
+    sc.save(small, tmp_path / "small.safetensors")
+    back = sc.load(tmp_path / "small.safetensors", Gram()).eval()
+    for pixels in (8, 16):
+        x = torch.randn(2, 3, pixels, pixels)
+        wide = small.get_submodule("out")(small.get_submodule("into")(x) / (12 * pixels**2)).sum((2, 3))
+        assert torch.allclose(small(x), wide, rtol=1e-4, atol=1e-6)
+        assert torch.equal(back(x), small(x))
