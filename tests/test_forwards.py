@@ -355,3 +355,43 @@ def test_numbers_follow_other_sizes_once_a_network_is_finished(tmp_path: Path) -
         wide = small.get_submodule("out")(small.get_submodule("into")(x) / (12 * pixels**2)).sum((2, 3))
         assert torch.allclose(small(x), wide, rtol=1e-4, atol=1e-6)
         assert torch.equal(back(x), small(x))
+
+
+# ---- what is no network, or no data ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (None, "the network is a NoneType: give an nn.Module"),
+        (nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 2)).to("meta"), "0.weight of Sequential is on the meta device"),
+        (nn.Sequential(nn.LazyLinear(4), nn.Linear(4, 2)), "0.weight of Sequential has no shape yet: run the network"),
+    ],
+    ids=["none", "meta", "lazy"],
+)
+def test_what_has_no_weights_is_refused(model: nn.Module, said: str) -> None:
+    with pytest.raises(sc.TraceError, match=said):
+        sc.inspect(model, torch.randn(4, 6))
+
+
+def test_a_plan_and_data_of_other_types_are_refused() -> None:
+    model, x = settled(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))), torch.randn(4, 6)
+    with pytest.raises(sc.PlanError, match="a plan is a dict of names and fractions kept, not a list"):
+        sc.Plan(["0"])  # type: ignore[arg-type]
+    with pytest.raises(sc.DataError, match="calibration is None: give batches"):
+        sc.prune(model, x, sc.Plan({"0": 0.5}), calibration=None)  # type: ignore[arg-type]
+
+
+def test_a_forward_that_works_out_gradients_is_followed() -> None:
+    class Force(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.into, self.out = nn.Linear(6, 12), nn.Linear(12, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.enable_grad():
+                x = x.detach().requires_grad_()
+                return torch.autograd.grad(self.out(self.into(x).tanh()).sum(), x, create_graph=True)[0]
+
+    graph = sc.inspect(settled(Force()), torch.randn(4, 6))
+    assert [group.key for group in graph.prunable] == ["into"]

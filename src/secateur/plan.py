@@ -65,6 +65,8 @@ class Plan:
     keeps: Mapping[str, float]
 
     def __post_init__(self) -> None:
+        if not isinstance(self.keeps, Mapping):
+            raise PlanError(f"a plan is a dict of names and fractions kept, not a {type(self.keeps).__name__}")
         for key, keep in self.keeps.items():
             if not (isinstance(keep, Real) and 0.0 < keep <= 1.0):
                 raise PlanError(f"plan keeps {keep!r} of {key!r}; give a fraction in (0, 1]")

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from secateur.graph.forward import PRODUCERS
 from secateur.graph.inputs import Example, Inputs, as_inputs
@@ -30,7 +31,10 @@ def count_costs(model: nn.Module, example_input: Example | Inputs) -> Costs:
         with torch.device("meta"):
             flops = _flops(private.to("meta"), inputs.map(lambda x: x.to("meta")))
     except Exception:
-        flops = _flops(_frozen(copied(model).eval()), inputs)
+        try:
+            flops = _flops(_frozen(copied(model).eval()), inputs)
+        except RuntimeError:  # it works out gradients itself, which the counter by modules does not bear
+            flops = _flops(_frozen(copied(model).eval()), inputs, by_module=False)
     total = flops.pop("Global", 0)
     params = sum(parameter.numel() for parameter in model.parameters())
     state = {(x.data_ptr(), x.shape, x.stride()): x for x in model.state_dict().values()}  # tied weights are saved once
@@ -58,8 +62,29 @@ def _frozen(model: nn.Module) -> nn.Module:
     return model
 
 
-def _flops(model: nn.Module, inputs: Inputs) -> dict[str, int]:
+class _Total(TorchDispatchMode):
+    """All operations together."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.flops = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run it, and count it."""
+        found = func(*args, **(kwargs or {}))
+        if (count := flop_registry.get(func._overloadpacket)) is not None:
+            self.flops += count(*args, **(kwargs or {}), out_val=found)
+        return found
+
+
+def _flops(model: nn.Module, inputs: Inputs, by_module: bool = True) -> dict[str, int]:
     """By the name of the module, after that of the network; the whole is called Global."""
+    if not by_module:
+        with torch.no_grad(), _Total() as total:
+            inputs.run(model)
+        return {"Global": total.flops}
     counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten._trilinear: _trilinear})
     with torch.no_grad(), counter, warnings.catch_warnings():
         warnings.simplefilter("ignore")

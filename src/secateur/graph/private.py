@@ -16,12 +16,7 @@ from secateur.graph.attention import opened
 
 def private_copy(model: nn.Module) -> nn.Module:
     """A deep copy in eval mode, without the caller's hooks, whose floating-point parameters all require gradients."""
-    if isinstance(model, torch.jit.ScriptModule):
-        raise TraceError(f"{type(model).__name__} is compiled by torch.jit: give the nn.Module that it was made from")
-    if hasattr(model, "_orig_mod"):
-        raise TraceError("the network is compiled by torch.compile: give the nn.Module that it was made from")
-    if type(model).__name__ in ("DistributedDataParallel", "DataParallel", "FullyShardedDataParallel"):
-        raise TraceError(f"the network is wrapped for several devices ({type(model).__name__}): give its .module")
+    _refuse(model)
     try:
         private = forgetful(copied(model))
     except Exception as error:
@@ -34,6 +29,23 @@ def private_copy(model: nn.Module) -> nn.Module:
         parameter.detach_()  # of scripted modules, copies are no leaves
         parameter.requires_grad_(parameter.is_floating_point())
     return opened(private)
+
+
+def _refuse(model: nn.Module) -> None:
+    """Raises TraceError on what is no network of ordinary modules with weights."""
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TraceError(f"{type(model).__name__} is compiled by torch.jit: give the nn.Module that it was made from")
+    if not isinstance(model, nn.Module):
+        raise TraceError(f"the network is a {type(model).__name__}: give an nn.Module")
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if torch.nn.parameter.is_lazy(tensor):
+            raise TraceError(f"{name} of {type(model).__name__} has no shape yet: run the network once")
+        if tensor.is_meta:
+            raise TraceError(f"{name} of {type(model).__name__} is on the meta device: give weights that are numbers")
+    if hasattr(model, "_orig_mod"):
+        raise TraceError("the network is compiled by torch.compile: give the nn.Module that it was made from")
+    if type(model).__name__ in ("DistributedDataParallel", "DataParallel", "FullyShardedDataParallel"):
+        raise TraceError(f"the network is wrapped for several devices ({type(model).__name__}): give its .module")
 
 
 def copied(model: nn.Module) -> nn.Module:

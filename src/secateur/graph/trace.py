@@ -158,7 +158,8 @@ def _pass(model: nn.Module, inputs: Inputs) -> _Followed:
     with torch.no_grad(), torch.random.fork_rng([]), plain_kernels(in_double(model)), follower, recorder:
         outputs = inputs.run(forgetful(model))
     follower.take(outputs)
-    return _Followed(follower, recorder.statements, recorder.calls_made, inputs, tensors_in(outputs))
+    answers = [x.detach() for x in tensors_in(outputs)]
+    return _Followed(follower, recorder.statements, recorder.calls_made, inputs, answers)
 
 
 def _tell_of_hooks(model: nn.Module) -> None:

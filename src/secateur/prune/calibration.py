@@ -32,6 +32,8 @@ class Calibration:
         tensors hang together (nodes and edges), the first batch is all that is taken.
         Where layers are looked at follows from the sizes. Raises DataError on none.
         """
+        if not isinstance(batches, (Iterable, Inputs)):
+            raise DataError(f"calibration is {batches!r}: give batches of unlabelled inputs")
         batches = [batches] if isinstance(batches, (Tensor, Mapping, Inputs)) else batches  # one batch
         pieces: list[Inputs] = []
         seen = 0

@@ -183,7 +183,7 @@ class _Proof:
             checking = Checking(self.graph.sizes, counts)
             scope = Scope(model, checking.calls.begin, checking.calls.end)
             with torch.no_grad(), torch.random.fork_rng([]), plain_kernels(self.traced.double), scope, checking:
-                answer = tensors_in(self.traced.inputs.run(model))
+                answer = [x.detach() for x in tensors_in(self.traced.inputs.run(model))]
         except Exception as error:
             mode = " in training" if training else ""
             return f"without some of its units the network does not run{mode} ({where_raised(error)})"
@@ -203,7 +203,8 @@ class _Proof:
         try:
             masked = Masked(self.traced.model, self.traced.record, self.traced.alive(kept))
             with torch.no_grad(), torch.random.fork_rng([], enabled=fork), plain_kernels(self.traced.double), masked:
-                return tensors_in((inputs or self.traced.inputs).run(forgetful(self.traced.model)))
+                answer = (inputs or self.traced.inputs).run(forgetful(self.traced.model))
+                return [x.detach() for x in tensors_in(answer)]
         except RuntimeError as error:
             return f"what the network answers without some of its units cannot be told ({where_raised(error)})"
 
