@@ -25,6 +25,7 @@ def look(contestant: str, library: str, network: str) -> dict[str, Any]:
 def prepare(contestants: Iterable[str], libraries: Iterable[str]) -> None:
     """Have modules imported once, in a process that those of the looks are forked from: importing takes longest."""
     os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)  # Python 3.11 does not tell that process its path
     modules = [f"contestants.{name}" for name in contestants] + [f"architectures.{name}" for name in libraries]
     multiprocessing.get_context("forkserver").set_forkserver_preload([__name__, *modules])
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from secateur.errors import CheckpointError
 from secateur.graph import PICKED, OpenAttention, copied, open_attention, unnested
-from secateur.graph.network import says_size
+from secateur.graph.stated import says_size
 from secateur.prune import Picking, Restated, pick, restate, set_tensor
 from secateur.run import write_atomically
 from secateur.sparse import Pattern, dense_again, impose, masked_layers, pack, pattern, unpack

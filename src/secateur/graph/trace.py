@@ -17,9 +17,11 @@ from secateur.graph.follow import Follower, Record, in_double, plain_kernels
 from secateur.graph.forward import Calls, watch
 from secateur.graph.graph import ModelGraph
 from secateur.graph.inputs import Example, Inputs, as_inputs, joined, tensors_in
-from secateur.graph.network import Keys, attributes, describe, spoken, stated_sizes
+from secateur.graph.network import Keys, describe
 from secateur.graph.private import copied, forgetful, hooked_by_caller, private_copy
-from secateur.graph.sizes import Recorder, Spot, Statement
+from secateur.graph.recorder import Recorder, Statement
+from secateur.graph.sizes import Spot
+from secateur.graph.stated import attributes, spoken, stated_sizes
 from secateur.graph.unreached import leave_what_did_not_run, watch_training
 from secateur.sparse import masked_layers
 
