@@ -30,10 +30,15 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a small form of about a minute; writes no result")
     parser.add_argument("--network", choices=SETTINGS, action="append", help="run only this one (may be repeated)")
     parser.add_argument("--seeds", type=int, default=5, help="run no more seeds than this")
+    parser.add_argument("--anew", choices=STRATEGIES, action="append", default=[], help="run these once more")
     options = parser.parse_args()
     wanted = ["resnet20"] if options.quick else options.network or [*SETTINGS]
     for network in wanted:
-        run_all(searches(network, 1 if options.quick else min(options.seeds, SEEDS[network]), options.quick))
+        asked = searches(network, 1 if options.quick else min(options.seeds, SEEDS[network]), options.quick)
+        run_all(
+            (search for search in asked if not options.anew or search.searcher in options.anew),
+            anew=bool(options.anew),
+        )
     done = {network: runs(network, options.quick) for network in (wanted if options.quick else SETTINGS)}
     found = {network: by_searcher for network, by_searcher in done.items() if {DEFAULT, "random"} <= by_searcher.keys()}
     rows = [row for network, by_searcher in found.items() for row in summary(network, by_searcher)]

@@ -106,10 +106,10 @@ def recall() -> None:
             search.place().write_text(json.dumps(row))
 
 
-def run_all(searches: Iterable[Search], suffix: str = ".json") -> None:
-    """Run those that are not done yet: of which there is no file of this suffix."""
+def run_all(searches: Iterable[Search], suffix: str = ".json", anew: bool = False) -> None:
+    """Run those that are not done yet, of which there is no file of this suffix; or `anew`, all."""
     recall()
-    missing = [search for search in searches if not search.place(suffix).exists()]
+    missing = [search for search in searches if anew or not search.place(suffix).exists()]
     if not missing:
         return
     with multiprocessing.get_context("spawn").Pool(len(os.sched_getaffinity(0))) as pool:

@@ -47,6 +47,18 @@ class Attention(nn.Module):
         return self.out(y.transpose(1, 2).flatten(2))
 
 
+class OneLine(nn.Module):
+    """Three calls on one line, of which the third states another size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.out = nn.Linear(6, 20), nn.Linear(6, 20), nn.Linear(6, 20), nn.Linear(20, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (layer(x).unflatten(-1, (5, 4)).transpose(1, 2) for layer in (self.q, self.k, self.v))
+        return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
 class Gated(nn.Module):
     """A loop over time; sizes and numbers are stated in each round."""
 
@@ -166,6 +178,7 @@ PICTURES, TOKENS = (4, 3, 10, 10), (4, 5, 6)
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], list[tuple[int, ...]], list[int]]] = {
     "slices from the end": (Causal, (4, 4, 20), [(1, 4, 50), (2, 4, 10)], [16]),
     "widths of others": (Attention, TOKENS, [(2, 9, 6)], [16, 4, 4]),
+    "one line": (OneLine, TOKENS, [(2, 9, 6)], [5, 4, 4]),
     "loop": (Gated, (4, 4, 6), [(2, 4, 12), (2, 4, 3)], [12]),
     "mixer": (Mixer, TOKENS, [(2, 5, 6)], [16, 20, 32]),
     "experts": (Experts, (8, 5, 6), [(16, 7, 6)], [16, 24, 24, 24, 24]),

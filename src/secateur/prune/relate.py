@@ -32,8 +32,8 @@ class _Numbers(TorchFunctionMode):
         kind = kind_of(func, args, kwargs or {})
         if kind is not None:
             where = self.calls.next(kind)
-            for each in (where, where.each):
-                self.seen.setdefault((where.module, each.names[0]), args)
+            for name in (*where.names, where.each.names[0]):
+                self.seen.setdefault((where.module, name), args)
         return func(*args, **(kwargs or {}))
 
 
@@ -66,5 +66,5 @@ def _held(stated: Stated) -> list[tuple[str, int, Any]]:
         (line, place, path)
         for line, changes in stated.items()
         for place, (path, value) in enumerate(changes)
-        if "@" in line and isinstance(value, float)
+        if isinstance(value, float)
     ]

@@ -57,20 +57,24 @@ class Restating(TorchFunctionMode):
         kind = kind_of(func, args, kwargs) if self.within == 0 else None
         if kind is None:
             return func(*args, **kwargs)
-        changes = self._changes(kind)
-        if changes is None:
-            return func(*args, **kwargs)
+        names = self._names(kind)
         if getattr(_OF_THREAD, "relating", False):
-            changes[:] = [_related(path, value, args, kwargs) for path, value in changes]
-        return called(func, kind, args, kwargs, changes)
+            for name in self.stated.keys() & set(names):
+                self.stated[name] = [_related(path, value, args, kwargs) for path, value in self.stated[name]]
+        changes = [change for name in names[:2] for change in self.stated.get(name, ())]
+        return called(func, kind, args, kwargs, changes) if changes else func(*args, **kwargs)
 
-    def _changes(self, kind: str) -> list[tuple[Path, Any]] | None:
-        """Of the call that is about to be made; torch.compile traces one path, whose calls it can number alone."""
+    def _names(self, kind: str) -> tuple[str, ...]:
+        """Of the call that is about to be made: alone and with others on its line, and by its number.
+
+        torch.compile traces one path, whose calls it can number alone.
+        """
         if torch.compiler.is_dynamo_compiling():
             self.counts[kind] = self.counts.get(kind, 0) + 1
-            return self.stated.get(f"{kind}:{self.counts[kind]}")
+            return (f"{kind}:{self.counts[kind]}",)
         where = counted(self.counts, "", kind)
-        return self.stated.get(where.names[0]) or self.stated.get(where.each.names[0])
+        line, *numbers = where.names
+        return line, where.each.names[0], *numbers
 
 
 @contextmanager
@@ -178,11 +182,9 @@ def restate(module: nn.Module, stated: Stated) -> None:
 def grouped(sizes: Iterable[tuple[Spot, Path, Any]]) -> dict[str, Stated]:
     """By module: where, the path, and the value."""
     found: defaultdict[str, Stated] = defaultdict(dict)
-    calls: dict[Spot, list[tuple[Path, Any]]] = {}
     for where, path, value in sizes:
-        changes = calls.setdefault(where, [])
-        changes.append((path, value))
-        found[where.module] |= dict.fromkeys(where.names, changes)
+        for name in where.names:
+            found[where.module].setdefault(name, []).append((path, value))
     return dict(found)
 
 
