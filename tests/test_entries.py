@@ -4,7 +4,6 @@ import copy
 import pickle
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from networks import settled
@@ -51,10 +50,9 @@ def test_a_stream_that_is_cut_itself_has_no_entries() -> None:
 
 
 def test_a_layer_that_picks_is_taken_apart_by_fx_and_jit() -> None:
-    model = resnet()
-    graph = space_of(model).graph
+    plan = sc.Plan({"layer1.1.conv1:in": 0.5, "layer2.0.conv1": 0.6})
     x = images(2)
-    small = Cutter(model, graph).cut({"layer1.1.conv1:in": np.arange(0, 8, 2), "layer2.0.conv1": np.arange(5)}).eval()
+    small = sc.prune(resnet(), x, plan, calibration=[images()]).eval()
     answer = small(x)
     for taken in (torch.fx.symbolic_trace(small), torch.jit.script(small), torch.jit.trace(small, x)):
         torch.testing.assert_close(taken(x), answer)

@@ -6,10 +6,40 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
+import torch
+from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from secateur.graph import Calls, Path, Spot, StatedSize, argument, kind_of, name_of, sliced
+from secateur.graph import (
+    Calls,
+    Inputs,
+    Kept,
+    ModelGraph,
+    Path,
+    Scope,
+    Spot,
+    StatedSize,
+    argument,
+    kind_of,
+    name_of,
+    sliced,
+)  # fmt: skip
+from secateur.prune.cut import lossy, set_sizes
 from secateur.prune.restate import called
+
+
+def restate_where_needed(model: nn.Module, graph: ModelGraph, kept: Kept, inputs: Inputs) -> None:
+    """Have those modules alone state sizes whose forwards state wrong ones in this cut network; others are of their own
+    classes again. All that state any, where it does not run on the inputs; they are in eval mode."""
+    modules, counts = dict(model.named_modules()), {key: len(units) for key, units in lossy(graph, kept).items()}
+    set_sizes(modules, graph.sizes, {})
+    checking, sizes = Checking(graph.sizes, counts), graph.sizes
+    scope = Scope(model, checking.calls.begin, checking.calls.end)
+    with suppress(Exception), torch.no_grad(), torch.random.fork_rng([]), scope, checking:
+        inputs.run(model)
+        wrong = {each.where.module for each in checking.missed}
+        sizes = tuple(each for each in sizes if each.where.module in wrong)
+    set_sizes(modules, sizes, counts)
 
 
 class Checking(TorchFunctionMode):
@@ -46,12 +76,15 @@ class Checking(TorchFunctionMode):
         """What comes of other sizes, which are kept in mind."""
         result = called(func, kind, args, kwargs, [(each.path, each.value(self._counts)) for each in wrong])
         for each in wrong:
-            as_written = argument(args, kwargs, _plain(each.path)) == each.value({})
-            self.missed.add(each.relative if as_written else each)
+            literal = each.path[-1] != "times" and argument(args, kwargs, _plain(each.path)) == each.value({})
+            self.missed.add(each.relative if literal else each)
         return result
 
     def _right(self, size: StatedSize, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Whether the call is given the size that there is."""
+        if size.path[-1] == "times":  # as it is written
+            left, all_ = size.value(self._counts)  # type: ignore[misc]
+            return bool(left == all_)
         given = argument(args, kwargs, _plain(size.path))
         if isinstance(given, slice):
             dim = next(dim for path, dim, _ in sliced(args[1], args[0].dim()) if path == _plain(size.path))

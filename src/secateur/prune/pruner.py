@@ -15,6 +15,7 @@ from secateur.errors import PlanError
 from secateur.graph import Kept, Layer, ModelGraph, Sparsity, copied, private_copy
 from secateur.plan import Plan
 from secateur.prune.calibration import Calibration
+from secateur.prune.checking import restate_where_needed
 from secateur.prune.cut import Cutter
 from secateur.prune.entry import as_before
 from secateur.prune.fold import without_norms
@@ -126,7 +127,9 @@ class Pruner:
             pruned = nearer(recalibrated(pruned, fit), pruned, self.dense, check)
         _pick_only_where_cut(pruned, self.dense, self.graph, counts)
         pruned.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-        relate(pruned, self.dense, check.head(2).inputs)
+        few = check.head(2).inputs
+        restate_where_needed(pruned, self.graph, kept, few)
+        relate(pruned, self.dense, few)
         return pruned.requires_grad_(True)
 
     @cached_property
