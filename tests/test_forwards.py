@@ -59,6 +59,33 @@ class OneLine(nn.Module):
         return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
 
+class Masked(nn.Module):
+    """A causal mask of infinities, and heads by literals."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.qkv, self.out = nn.Linear(6, 24), nn.Linear(24, 72), nn.Linear(24, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, t, _ = x.shape
+        q, k, v = self.qkv(self.stem(x)).view(n, t, 3, 4, 6).permute(2, 0, 3, 1, 4)
+        mask = torch.triu(torch.ones(t, t) * float("-inf"), diagonal=1)
+        y = ((q @ k.mT) * q.size(-1) ** -0.5 + mask).softmax(-1) @ v
+        return self.out(y.transpose(1, 2).reshape(n, t, 24))
+
+
+class Halves(nn.Module):
+    """Two halves are read differently."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.into, self.out = nn.Linear(6, 24), nn.Linear(24, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        one, other = self.into(x).chunk(2, -1)
+        return self.out(torch.cat((one.relu(), other), -1))
+
+
 class Gated(nn.Module):
     """A loop over time; sizes and numbers are stated in each round."""
 
@@ -178,6 +205,8 @@ PICTURES, TOKENS = (4, 3, 10, 10), (4, 5, 6)
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], list[tuple[int, ...]], list[int]]] = {
     "slices from the end": (Causal, (4, 4, 20), [(1, 4, 50), (2, 4, 10)], [16]),
     "widths of others": (Attention, TOKENS, [(2, 9, 6)], [16, 4, 4]),
+    "infinities": (Masked, TOKENS, [(2, 9, 6)], [24, 4, 6]),
+    "halves": (Halves, (4, 6), [(2, 6)], [12, 12]),
     "one line": (OneLine, TOKENS, [(2, 9, 6)], [5, 4, 4]),
     "loop": (Gated, (4, 4, 6), [(2, 4, 12), (2, 4, 3)], [12]),
     "mixer": (Mixer, TOKENS, [(2, 5, 6)], [16, 20, 32]),
@@ -214,6 +243,22 @@ def test_the_cut_network_does_what_the_dense_one_did(name: str, tmp_path: Path) 
         small.train()(example).sum().backward()
 
 
+@pytest.mark.parametrize("make", [Masked, Halves, Gated, Mixer])
+def test_a_pruned_network_is_pruned_once_more(make: Callable[[], nn.Module], tmp_path: Path) -> None:
+    shape = next(shape for kind, shape, *_ in NETWORKS.values() if kind is make)
+    settings = sc.PruneSettings(refit=False, sequential=False, recalibrate=False)
+    model, x, data = settled(make()), torch.randn(shape), [torch.randn(40, *shape[1:])]
+    for _ in range(2):
+        plan = sc.Plan({group.key: 0.5 for group in sc.inspect(model, x).prunable})
+        model = sc.prune(model, x, plan, calibration=data, settings=settings).eval()
+    answer = model(x)
+    assert answer.isfinite().all()
+    whole = sc.prune(model, x, sc.Plan({}), calibration=data, settings=settings).eval()
+    assert torch.allclose(whole(x), answer, atol=1e-6), "what was stated is stated still"
+    sc.save(model, tmp_path / "small.safetensors")
+    assert torch.equal(sc.load(tmp_path / "small.safetensors", make()).eval()(x), answer)
+
+
 # ---- answers ---------------------------------------------------------------------------------------------------------
 
 
@@ -247,6 +292,15 @@ def test_whatever_is_answered_stays_as_wide_as_it_is(answer: Callable[[Tensor, T
     graph = sc.inspect(settled(Answering(answer)), torch.randn(4, 6))
     assert [group.key for group in graph.prunable] == ["between"]
     assert graph.group["into"].fixed == "the network's output"
+
+
+def test_a_cache_beside_an_answer_is_none() -> None:
+    class Cache:
+        def __init__(self, held: Tensor) -> None:
+            self.held = held
+
+    model = settled(Answering(lambda scores, features: (scores, Cache(features))))
+    assert [group.key for group in sc.inspect(model, torch.randn(4, 6)).prunable] == ["into", "between"]
 
 
 def test_tensors_are_found_in_objects_once() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator, KeysView, Mapping
@@ -16,8 +17,9 @@ from torch import Tensor, nn
 
 from secateur.errors import CheckpointError
 from secateur.graph import PICKED, OpenAttention, copied, open_attention, unnested
+from secateur.graph.scope import source_of
 from secateur.graph.stated import says_size
-from secateur.prune import Picking, Restated, pick, restate, set_tensor
+from secateur.prune import Picking, Restated, layers_of, pick, restate, set_tensor
 from secateur.run import write_atomically
 from secateur.sparse import Pattern, dense_again, impose, masked_layers, pack, pattern, unpack
 
@@ -48,13 +50,15 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
         if packed := pack(tensors[f"{name}.weight"], mask.cpu(), kind):
             del tensors[f"{name}.weight"]
             tensors |= {f"{name}.weight.{part}": tensor.contiguous() for part, tensor in packed.items()}
-    stated = {name: module.stated_sizes for name, module in model.named_modules() if isinstance(module, Restated)}
+    stated = layers_of(model)
+    sources = {name: _digest(model.get_submodule(name)) for name in stated}
     opened = [name for name, module in model.named_modules() if isinstance(module, OpenAttention)]
     said = {
         "widths": widths,
         "shared": shared,
         "sparse": sparse,
         "sizes": stated,
+        "sources": sources,
         "opened": opened,
         "hidden": sorted(hidden),
     }
@@ -147,7 +151,7 @@ def _fill_in(
             if isinstance(attention, nn.MultiheadAttention):
                 open_attention(attention)
         unnested(model)
-        _restate(model, json.loads(note.get("sizes", "{}")))
+        _restate(model, json.loads(note.get("sizes", "{}")), json.loads(note.get("sources", "{}")))
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RuntimeError) as error:
         raise CheckpointError(f"{path} is damaged, or of another architecture ({error}); make it again") from error
     _restore_picks(model, tensors, path)
@@ -225,19 +229,34 @@ def _tie(model: nn.Module, name: str, first: str) -> None:
         parameters[leaf] = parameter
 
 
-def _restate(model: nn.Module, sizes: Mapping[str, Mapping[str, Any]]) -> None:
-    """Make forwards state what they stated. Raises ValueError where the note is none that `save` wrote."""
-    for name, stated in sizes.items():
-        for changes in stated.values():
-            for path, value in changes:
-                if not path or not all(isinstance(step, (int, str)) for step in path):
-                    raise ValueError(f"the sizes of {name} have no place")
-                if not isinstance(value, (int, float)) and not all(isinstance(each, int) for each in value):
-                    raise ValueError(f"the sizes of {name} are no numbers")
-        restate(
-            model.get_submodule(name),
-            {call: [(tuple(path), value) for path, value in changes] for call, changes in stated.items()},
-        )
+def _restate(model: nn.Module, sizes: Mapping[str, Any], sources: Mapping[str, str]) -> None:
+    """Make forwards state what they stated. Raises ValueError where the note is none that `save` wrote.
+
+    Calls are found by their lines, or, where the text of a forward is another by now, by their numbers.
+    """
+    for name, layers in sizes.items():
+        layers = [layers] if isinstance(layers, Mapping) else layers  # of one pruning, as files before had it
+        by_line = sources.get(name) == _digest(model.get_submodule(name))
+        restate(model.get_submodule(name), tuple(_checked(name, stated, by_line) for stated in layers))
+
+
+def _checked(name: str, stated: Mapping[str, Any], by_line: bool) -> dict[str, list[tuple[Any, Any]]]:
+    found = {}
+    for call, changes in stated.items():
+        for path, value in changes:
+            if not path or not all(isinstance(step, (int, str)) for step in path):
+                raise ValueError(f"the sizes of {name} have no place")
+            if not isinstance(value, (int, float)) and not all(isinstance(each, int) for each in value):
+                raise ValueError(f"the sizes of {name} are no numbers")
+        if by_line or "@" not in call:
+            found[call] = [(tuple(path), value) for path, value in changes]
+    return found
+
+
+def _digest(module: nn.Module) -> str:
+    """Of the text of the module's own forward."""
+    kind = type(module).__mro__[2] if isinstance(module, Restated) else type(module)
+    return hashlib.sha256(source_of(getattr(kind, "forward", None)).encode()).hexdigest()[:16]
 
 
 def _set_widths(model: nn.Module, widths: Mapping[str, Mapping[str, int | list[int]]]) -> None:

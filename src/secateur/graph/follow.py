@@ -180,9 +180,10 @@ class Follower(Scoped):
             call.uses.clear()
             return
         for vector, made in ((one, other), (other, one)):
-            if made in self.multiplied:
+            names = (self.origin.get(vector), *self.multiplied.get(made, ()))
+            if len(names) == 3 and None not in names:
                 self._unclaimed.pop(made, None)
-                self.record.spectra.append((self.origin.get(vector), *self.multiplied[made]))
+                self.record.spectra.append(names)
                 call.uses.clear()
 
     def _all_parameters(self, call: Call) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -117,10 +117,18 @@ def tensors_in(answer: object) -> list[Tensor]:
 
 
 def _collect(value: object, found: list[Tensor], seen: set[int]) -> None:
-    for leaf in tree_leaves(value):
+    """Of an object of any class, only where nothing else is answered: caches lie beside answers, and are none."""
+    leaves = tree_leaves(value)
+    alone = not any(isinstance(leaf, Tensor) for leaf in leaves)
+    for leaf in leaves:
+        known = is_dataclass(leaf) or isinstance(leaf, torch.distributions.Distribution)
         if isinstance(leaf, Tensor):
             found.append(leaf)
-        elif hasattr(leaf, "__dict__") and not isinstance(leaf, NO_ANSWERS) and id(leaf) not in seen:
+        elif (
+            not isinstance(leaf, NO_ANSWERS)
+            and (known or (alone and hasattr(leaf, "__dict__")))
+            and id(leaf) not in seen
+        ):
             seen.add(id(leaf))
             for each in vars(leaf).values():
                 _collect(each, found, seen)

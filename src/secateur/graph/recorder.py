@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from secateur.graph.axes import Axis, piece, product
-from secateur.graph.sizes import FUNCTIONS, Calls, Path, Spot, argument, kind_of, sliced
+from secateur.graph.sizes import FUNCTIONS, NUMBERED, Calls, Path, Spot, argument, is_number, kind_of, sliced
 
 
 @dataclass
@@ -47,7 +47,8 @@ class Recorder(TorchFunctionMode):
             return func(*args, **kwargs)
         name = FUNCTIONS[func]
         where = self.calls.next(kind)
-        self.calls_made.add(where)
+        if name not in NUMBERED or any(map(is_number, args[:2])):
+            self.calls_made.add(where)
         taken = [self.axes_of(x) if isinstance(x, Tensor) else () for x in args[:1]]
         result = func(*args, **kwargs)
         with suppress(IndexError, TypeError, KeyError, ValueError, AttributeError):
@@ -181,7 +182,7 @@ def _leading(axis: Axis, count: int) -> Axis:
 
 def _numbers(name: str, args: Any, kwargs: Any) -> Iterator[tuple[Path, float]]:
     """Numbers that must stay what they are, though they may be worked out from a size."""
-    if name in ("mul", "div"):
+    if name in NUMBERED:
         for place, value in enumerate(args[:2]):
             if isinstance(value, (int, float)) and not isinstance(value, bool):
                 yield (place,), float(value)

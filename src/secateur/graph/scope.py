@@ -7,7 +7,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, Self
@@ -45,10 +45,18 @@ def users_frame(whole: bool = False) -> FrameType | None:
 
 def spot() -> str:
     """Which line of a forward is running: the function, and the line counted from its beginning."""
+    return placed()[0]
+
+
+def placed() -> tuple[str, int]:
+    """The same, and which instruction: that of a loop is the same in each round."""
     frame = users_frame()
-    return "" if frame is None else f"{frame.f_code.co_qualname}+{frame.f_lineno - frame.f_code.co_firstlineno}"
+    if frame is None:
+        return "", -1
+    return f"{frame.f_code.co_qualname}+{frame.f_lineno - frame.f_code.co_firstlineno}", frame.f_lasti
 
 
+@lru_cache(maxsize=4096)
 def source_of(code: object) -> str:
     """The text of a function; empty where it has none."""
     try:

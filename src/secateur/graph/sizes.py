@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from secateur.graph.extent import Extent
-from secateur.graph.scope import spot
+from secateur.graph.scope import placed
 
 Path = tuple[int | str, ...]
 """Where an argument lies: a position or a name, and a position in it where it is a tuple."""
@@ -103,6 +103,16 @@ class Spot:
     numbers: tuple[int, ...] = field(compare=False)
     """Which calls of this kind in the forward these are, from 1: for compilers, which do not know lines."""
 
+    instructions: tuple[int, ...] = field(default=(), compare=False)
+    """Of the code, for each of those."""
+
+    @property
+    def in_loop(self) -> bool:
+        """Whether these are rounds of a loop, of which other inputs may bring more; comprehensions go over parts."""
+        if "comp>" in self.line or "genexpr>" in self.line:
+            return False
+        return len(set(self.instructions)) < len(self.instructions)
+
     @property
     def names(self) -> tuple[str, ...]:
         """By line, and by numbers."""
@@ -129,9 +139,16 @@ class StatedSize:
         if self.constant is not None:
             return self.constant
         sizes = [int(extent.size(counts)) for extent in self.extents]
+        if self.path[-1] == "rest":
+            return -1
         if self.path[-1] == "times":
             return [sizes[0], self.extents[0].length]
         return sizes if self.several else sizes[0]
+
+    @property
+    def left_open(self) -> StatedSize:
+        """The same as what is left when the others are stated: it is not cut, and may be another for other inputs."""
+        return replace(self, path=(*self.path, "rest"))
 
     @property
     def relative(self) -> StatedSize:
@@ -148,10 +165,19 @@ class StatedSize:
 def kind_of(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str | None:
     """The function's name and how many sizes it is given: calls are numbered among their like. None if none are."""
     name = FUNCTIONS.get(func)
-    if name is None or (name in ("mul", "div") and not any(isinstance(x, (int, float)) for x in args[:2])):
+    if name is None:
         return None
     given = args[1] if len(args) > 1 else None
     return f"{name}{len(given) if isinstance(given, (tuple, list)) else len(args) + len(kwargs)}"
+
+
+NUMBERED = ("mul", "div")
+"""Functions that numbers are given to, beside tensors."""
+
+
+def is_number(value: object) -> bool:
+    """A plain one; torch.jit.trace makes tensors of those that are worked out from sizes."""
+    return isinstance(value, (int, float)) or (isinstance(value, Tensor) and not value.dim() and torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
 
 
 def name_of(kind: str) -> str:
@@ -189,11 +215,11 @@ class Calls:
 
 def counted(counts: dict[str, int], module: str, kind: str) -> Spot:
     """Where the next call of this kind is, by the calls before it in the forward."""
-    line = spot()
+    line, instruction = placed()
     counts[kind] = counts.get(kind, 0) + 1
     place = f"{kind}@{line}"
     counts[place] = counts.get(place, 0) + 1
-    return Spot(module, kind, f"{line}#{counts[place]}", (counts[kind],))
+    return Spot(module, kind, f"{line}#{counts[place]}", (counts[kind],), (instruction,))
 
 
 def sliced(index: Any, rank: int) -> Iterator[tuple[Path, int, slice]]:

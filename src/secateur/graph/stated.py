@@ -18,7 +18,7 @@ from secateur.graph.recorder import Statement
 from secateur.graph.scope import source_of
 from secateur.graph.sizes import Attribute, Spot, StatedSize, name_of
 
-WORKED_OUT = ("view", "reshape", "unflatten", "expand", "split", "made", "new")
+WORKED_OUT = ("view", "reshape", "unflatten")
 """Functions whose sizes may be worked out from one that is cut, though they stay what they were (`C // heads`)."""
 
 
@@ -42,7 +42,8 @@ def stated_sizes(statements: Sequence[Statement], made: Iterable[Spot], keys: Ke
     for (line, _), states in lines.items():
         known = [each for each in states if each is not None]
         numbers = tuple(number for each in known for number in each.where.numbers)
-        forms = {replace(each, where=replace(line, numbers=numbers)) for each in known}
+        places = tuple(place for each in known for place in each.where.instructions)
+        forms = {replace(each, where=replace(line, numbers=numbers, instructions=places)) for each in known}
         alike = len(forms) == 1 and len(known) == len(states) == calls[line]
         told += forms if alike and len(states) > 1 else known
     return tuple(

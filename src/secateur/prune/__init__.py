@@ -8,7 +8,7 @@ from secateur.prune.order import Criterion, Order, Orders
 from secateur.prune.proof import prove
 from secateur.prune.pruner import Pruner, PruneSettings, counts_of_plan, shaped
 from secateur.prune.recalibrate import disagreement, recalibrate
-from secateur.prune.restate import Restated, restate
+from secateur.prune.restate import Restated, layers_of, restate
 from secateur.prune.sequence import SequentialRefit
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "counts_of_plan",
     "disagreement",
     "fold_norms",
+    "layers_of",
     "pick",
     "prove",
     "recalibrate",

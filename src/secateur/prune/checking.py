@@ -24,22 +24,24 @@ from secateur.graph import (
     name_of,
     sliced,
 )  # fmt: skip
+from secateur.graph.sizes import NUMBERED, is_number
 from secateur.prune.cut import lossy, set_sizes
-from secateur.prune.restate import called
+from secateur.prune.restate import called, layers_of
 
 
-def restate_where_needed(model: nn.Module, graph: ModelGraph, kept: Kept, inputs: Inputs) -> None:
+def restate_where_needed(model: nn.Module, dense: nn.Module, graph: ModelGraph, kept: Kept, inputs: Inputs) -> None:
     """Have those modules alone state sizes whose forwards state wrong ones in this cut network; others are of their own
     classes again. All that state any, where it does not run on the inputs; they are in eval mode."""
     modules, counts = dict(model.named_modules()), {key: len(units) for key, units in lossy(graph, kept).items()}
-    set_sizes(modules, graph.sizes, {})
+    before = layers_of(dense)
+    set_sizes(modules, graph.sizes, {}, before)
     checking, sizes = Checking(graph.sizes, counts), graph.sizes
     scope = Scope(model, checking.calls.begin, checking.calls.end)
     with suppress(Exception), torch.no_grad(), torch.random.fork_rng([]), scope, checking:
         inputs.run(model)
         wrong = {each.where.module for each in checking.missed}
         sizes = tuple(each for each in sizes if each.where.module in wrong)
-    set_sizes(modules, sizes, counts)
+    set_sizes(modules, sizes, counts, before)
 
 
 class Checking(TorchFunctionMode):
@@ -65,10 +67,13 @@ class Checking(TorchFunctionMode):
         stated = (*self._sizes.get(where, ()), *self._sizes.get(where.each, ()))
         wrong = [each for each in stated if not self._right(each, args, kwargs)]
         sure = [each for each in wrong if each.constant is not None or any(extent.groups for extent in each.extents)]
-        if sure != wrong:  # what is not cut may be another number by rights: a detector finds other boxes
+        rest = [each for each in wrong if each not in sure]
+        if rest:  # what is not cut may be another number by rights: a detector finds other boxes
             with suppress(RuntimeError):
                 return self._called(func, kind, args, kwargs, sure)
-        return self._called(func, kind, args, kwargs, wrong)
+        if len(rest) == 1 and -1 not in args:
+            return self._called(func, kind, args, kwargs, [*sure, rest[0].left_open])
+        return self._called(func, kind, args, kwargs, sure)
 
     def _called(
         self, func: Any, kind: str, args: tuple[Any, ...], kwargs: dict[str, Any], wrong: Sequence[StatedSize]
@@ -76,31 +81,40 @@ class Checking(TorchFunctionMode):
         """What comes of other sizes, which are kept in mind."""
         result = called(func, kind, args, kwargs, [(each.path, each.value(self._counts)) for each in wrong])
         for each in wrong:
-            literal = each.path[-1] != "times" and argument(args, kwargs, _plain(each.path)) == each.value({})
+            literal = each.path[-1] not in FORMS and argument(args, kwargs, _plain(each.path)) == each.value({})
             self.missed.add(each.relative if literal else each)
         return result
 
     def _right(self, size: StatedSize, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Whether the call is given the size that there is."""
+        if size.path[-1] == "rest":
+            return False
         if size.path[-1] == "times":  # as it is written
             left, all_ = size.value(self._counts)  # type: ignore[misc]
             return bool(left == all_)
         given = argument(args, kwargs, _plain(size.path))
+        if name_of(size.where.kind) in NUMBERED and not is_number(given):
+            return True  # another call on the line
         if isinstance(given, slice):
             dim = next(dim for path, dim, _ in sliced(args[1], args[0].dim()) if path == _plain(size.path))
             given = slice(*given.indices(args[0].shape[dim]))
         return _stated(size, given, size.value(self._counts))
 
 
+FORMS = ("slice", "times", "rest")
+"""How a value is meant, behind the path of what it is meant for."""
+
+
 def _plain(path: Path) -> Path:
     """Where the whole argument lies."""
-    return path[:-1] if path[-1] == "slice" else path
+    return path[:-1] if path[-1] in FORMS else path
 
 
 def _stated(size: StatedSize, given: object, wanted: object) -> bool:
     """Whether what is given comes to what is wanted."""
     if size.constant is not None:
-        return given is not None and abs(float(given) - size.constant) <= 1e-9 * abs(size.constant)  # type: ignore[arg-type]
+        near = given is not None and abs(float(given) - size.constant) <= 1e-9 * abs(size.constant)  # type: ignore[arg-type]
+        return near or given == size.constant
     if isinstance(given, slice):
         assert isinstance(wanted, list)
         start, length = wanted

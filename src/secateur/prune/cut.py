@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from secateur.errors import PlanError
 from secateur.graph import Attribute, Extent, Held, Kept, ModelGraph, Side, StatedSize, copied, forgetful, opened
 from secateur.prune.entry import pick_all
-from secateur.prune.restate import Restated, grouped, restate
+from secateur.prune.restate import Layers, grouped, layers_of, restate
 
 Places = dict[tuple[str, Side], npt.NDArray[np.int64]]
 """(layer, side) -> positions that stay, ascending; only the sides that lose something."""
@@ -52,6 +52,7 @@ class Cutter:
         self.model = opened(copied(model))
         self.graph = graph
         self._modules = dict(self.model.named_modules())
+        self._stated = layers_of(self.model)
         for group in graph.groups:
             if group.entry:
                 pick_all(self._modules[group.consumers[0]])
@@ -79,7 +80,7 @@ class Cutter:
             setattr(self._modules[owner], leaf, getattr(self._modules[other], its))
         counts = {key: len(units) for key, units in lost.items()}
         set_attributes(self._modules, self.graph.attributes, counts)
-        set_sizes(self._modules, self.graph.sizes, counts)
+        set_sizes(self._modules, self.graph.sizes, counts, self._stated)
         return forgetful(self.model)
 
     def _keep_norms(self, g: str, v: str, dim: int) -> None:
@@ -127,14 +128,17 @@ def set_attributes(
         setattr(modules[each.module], each.name, each.value(counts))
 
 
-def set_sizes(modules: Mapping[str, nn.Module], sizes: Iterable[StatedSize], counts: Mapping[str, int]) -> None:
-    """Make forwards state the sizes that there are now; where nothing is cut, as they are written."""
+def set_sizes(
+    modules: Mapping[str, nn.Module],
+    sizes: Iterable[StatedSize],
+    counts: Mapping[str, int],
+    before: Mapping[str, Layers],
+) -> None:
+    """Make forwards state the sizes that there are now; where nothing is cut, those that they stated `before`."""
     sizes = list(sizes)
-    changed = [(each.where, each.path, each.value(counts)) for each in sizes] if counts else []
-    stated = grouped(changed)
-    for name in {each.where.module for each in sizes}:
-        if name in stated or isinstance(modules[name], Restated):
-            restate(modules[name], stated.get(name, {}))
+    stated = grouped((each.where, each.path, each.value(counts)) for each in sizes) if counts else {}
+    for name in {each.where.module for each in sizes} | {name for name in before if name in modules}:
+        restate(modules[name], (*before.get(name, ()), *([stated[name]] if name in stated else [])))
 
 
 def ties(model: nn.Module) -> dict[tuple[str, str], tuple[str, str]]:

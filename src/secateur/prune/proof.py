@@ -106,6 +106,7 @@ class _Proof:
         if left and self._fails_in_training(left) and not self._fails_in_training([]):
             self._trains = True
             self._search(_alike(left), found)
+            self._search_together([], [key for key in left if key not in found], found)
         return found
 
     def _search(self, alike: Sequence[Sequence[str]], found: dict[str, str]) -> None:
@@ -138,7 +139,7 @@ class _Proof:
     @property
     def needed(self) -> tuple[StatedSize, ...]:
         """The sizes that forwards do not come to themselves."""
-        forms = ((each, each.relative) for each in self.graph.sizes)
+        forms = ((each, each.relative, each.left_open) for each in self.graph.sizes)
         return tuple(found for form in forms if (found := next((x for x in form if x in self._missed), None)))
 
     def _fault(self, keys: Sequence[str], draws: int = DRAWS) -> str:

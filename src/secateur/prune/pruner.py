@@ -128,7 +128,7 @@ class Pruner:
         _pick_only_where_cut(pruned, self.dense, self.graph, counts)
         pruned.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         few = check.head(2).inputs
-        restate_where_needed(pruned, self.graph, kept, few)
+        restate_where_needed(pruned, self.dense, self.graph, kept, few)
         relate(pruned, self.dense, few)
         return pruned.requires_grad_(True)
 

@@ -14,7 +14,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from secateur.graph import Calls, Inputs, Scope, kind_of
-from secateur.prune.restate import Restated, Stated, relating
+from secateur.prune.restate import Stated, layers_of, relating
 
 
 class _Numbers(TorchFunctionMode):
@@ -55,9 +55,9 @@ def relate(model: nn.Module, dense: nn.Module, inputs: Inputs) -> None:
 
 
 def _restated(model: nn.Module) -> Iterator[tuple[str, Stated]]:
-    for name, module in model.named_modules():
-        if isinstance(module, Restated):
-            yield name, module.stated_sizes
+    for name, layers in layers_of(model).items():
+        for stated in layers:
+            yield name, stated
 
 
 def _held(stated: Stated) -> list[tuple[str, int, Any]]:
@@ -66,5 +66,5 @@ def _held(stated: Stated) -> list[tuple[str, int, Any]]:
         (line, place, path)
         for line, changes in stated.items()
         for place, (path, value) in enumerate(changes)
-        if isinstance(value, float)
+        if isinstance(value, float) and path[-1] != "scaled"
     ]

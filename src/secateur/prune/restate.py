@@ -8,6 +8,7 @@ Python while the forward runs, so that exporters, compilers and autograd see a n
 from __future__ import annotations
 
 import functools
+import math
 import threading
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,14 +19,20 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from secateur.graph.sizes import Path, Spot, argument, counted, kind_of, name_of
+from secateur.graph.sizes import NUMBERED, Path, Spot, argument, counted, is_number, kind_of, name_of
 
 Stated = dict[str, list[tuple[Path, Any]]]
 """Where a call is, by its line and again by its number (`Spot.names`) -> what lies at which path of its arguments."""
+Layers = tuple[Stated, ...]
+"""What is stated by one pruning after another."""
 
 
 UNSEEN = ("pad",)
 """Functions that torch.compile does not show while it traces: it leaves out forwards that call them."""
+
+
+LOOP = "loop"
+"""Among what is stated where some of it is stated in a loop."""
 
 
 class Restating(TorchFunctionMode):
@@ -34,6 +41,7 @@ class Restating(TorchFunctionMode):
     def __init__(self, stated: Stated) -> None:
         super().__init__()
         self.stated = stated
+        self.by_line = not torch.compiler.is_dynamo_compiling() and any("@" in name for name in stated)
         self.counts: dict[str, int] = {}
         self.within = 0
         """Modules within, that are running: their calls are not this forward's own."""
@@ -61,7 +69,8 @@ class Restating(TorchFunctionMode):
         if getattr(_OF_THREAD, "relating", False):
             for name in self.stated.keys() & set(names):
                 self.stated[name] = [_related(path, value, args, kwargs) for path, value in self.stated[name]]
-        changes = [change for name in names[:2] for change in self.stated.get(name, ())]
+        looked_up = names[:2] if self.by_line else names[2:]
+        changes = [change for name in looked_up for change in self.stated.get(name, ())]
         return called(func, kind, args, kwargs, changes) if changes else func(*args, **kwargs)
 
     def _names(self, kind: str) -> tuple[str, ...]:
@@ -71,7 +80,7 @@ class Restating(TorchFunctionMode):
         """
         if torch.compiler.is_dynamo_compiling():
             self.counts[kind] = self.counts.get(kind, 0) + 1
-            return (f"{kind}:{self.counts[kind]}",)
+            return "", "", f"{kind}:{self.counts[kind]}"
         where = counted(self.counts, "", kind)
         line, *numbers = where.names
         return line, where.each.names[0], *numbers
@@ -91,7 +100,8 @@ def _related(path: Path, value: Any, args: tuple[Any, ...], kwargs: dict[str, An
     if not isinstance(value, float) or path[-1] == "scaled":
         return path, value
     given = argument(args, kwargs, path)
-    return ((*path, "scaled"), value / given) if isinstance(given, (int, float)) and given else (path, value)
+    known = isinstance(given, (int, float)) and given and math.isfinite(given) and math.isfinite(value)
+    return ((*path, "scaled"), value / given) if known else (path, value)
 
 
 _OF_THREAD = threading.local()
@@ -122,9 +132,12 @@ def _watch(module: nn.Module) -> None:
 
 
 class Restated:
-    """Beside a module's own class: its forward states `stated_sizes`."""
+    """Beside a module's own class: its forward states `stated_sizes`.
 
-    stated_sizes: Stated
+    A network that was pruned several times states the sizes of the last pruning over those of the one before.
+    """
+
+    stated_sizes: Layers
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copied and pickled by the class that it was of: its own is made as it is needed, and has no place."""
@@ -141,19 +154,29 @@ def _restated(kind: type) -> type:
 
         @functools.wraps(kind.forward)  # type: ignore[attr-defined]
         def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-            if torch.compiler.is_dynamo_compiling() and any(call.startswith(UNSEEN) for call in self.stated_sizes):
+            if torch.compiler.is_dynamo_compiling() and _unseen(self.stated_sizes):
                 return uncompiled(self, *args, **kwargs)
-            with Restating(self.stated_sizes):
-                return self.forward_set(*args, **kwargs) if hasattr(self, OWN) else kind.forward(self, *args, **kwargs)  # type: ignore[attr-defined]
+            return _run(self, self.stated_sizes, args, kwargs)
 
         @torch.compiler.disable  # type: ignore[untyped-decorator]
         def uncompiled(self: Any, *args: Any, **kwargs: Any) -> Any:
-            with Restating(self.stated_sizes):
-                return kind.forward(self, *args, **kwargs)  # type: ignore[attr-defined]
+            return _run(self, self.stated_sizes, args, kwargs)
+
+        def _run(self: Any, layers: Layers, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            """The last layer outermost: it was found where the others had put sizes right."""
+            if not layers:
+                return self.forward_set(*args, **kwargs) if hasattr(self, OWN) else kind.forward(self, *args, **kwargs)  # type: ignore[attr-defined]
+            with Restating(layers[-1]):
+                return _run(self, layers[:-1], args, kwargs)
 
         own = {"forward": forward, "__module__": kind.__module__, "__qualname__": kind.__qualname__}
         _CLASSES[kind] = type(kind.__name__, (Restated, kind), own)
     return _CLASSES[kind]
+
+
+def _unseen(layers: Layers) -> bool:
+    """Whether torch.compile cannot tell the calls: it shows some not at all, and how many rounds a loop has, none."""
+    return any(name.startswith((*UNSEEN, LOOP)) for stated in layers for name in stated)
 
 
 def _empty(kind: type) -> nn.Module:
@@ -162,14 +185,14 @@ def _empty(kind: type) -> nn.Module:
     return made
 
 
-def restate(module: nn.Module, stated: Stated) -> None:
+def restate(module: nn.Module, layers: Layers) -> None:
     """Make a module state these sizes; none make it one of its own class again."""
-    if stated and not isinstance(module, Restated):
+    if layers and not isinstance(module, Restated):
         module.__class__ = _restated(type(module))
         if "forward" in vars(module):
             vars(module)[OWN] = vars(module).pop("forward")
-    if stated:
-        module.stated_sizes = stated  # type: ignore[assignment]
+    if layers:
+        module.stated_sizes = layers  # type: ignore[assignment]
         for inner in list(module.modules())[1:]:
             _watch(inner)
     elif isinstance(module, Restated):
@@ -179,18 +202,27 @@ def restate(module: nn.Module, stated: Stated) -> None:
             vars(module)["forward"] = vars(module).pop(OWN)
 
 
+def layers_of(model: nn.Module) -> dict[str, Layers]:
+    """What a network's modules state, by their names."""
+    return {name: module.stated_sizes for name, module in model.named_modules() if isinstance(module, Restated)}
+
+
 def grouped(sizes: Iterable[tuple[Spot, Path, Any]]) -> dict[str, Stated]:
     """By module: where, the path, and the value."""
     found: defaultdict[str, Stated] = defaultdict(dict)
     for where, path, value in sizes:
         for name in where.names:
             found[where.module].setdefault(name, []).append((path, value))
+        if where.in_loop:
+            found[where.module].setdefault(LOOP, [])
     return dict(found)
 
 
 def called(func: Any, kind: str, args: tuple[Any, ...], kwargs: dict[str, Any], changes: list[tuple[Path, Any]]) -> Any:
     """What a function gives with other arguments at these paths; `chunk` cannot be told sizes, and `split` can."""
     for path, value in changes:
+        if name_of(kind) in NUMBERED and not is_number(argument(args, kwargs, path[:1])):
+            continue
         args, kwargs = replaced(args, kwargs, path, value)
     if name_of(kind) == "chunk" and changes:
         dim = kwargs.get("dim", args[2] if len(args) > 2 else 0)
@@ -221,6 +253,8 @@ def _within(old: Any, path: Path, value: Any) -> Any:
         return old * value[0] // value[1]
     if path[0] == "scaled":
         return old * value
+    if path[0] == "rest":
+        return -1
     changed = list(old)
     changed[path[0]] = _within(changed[path[0]], path[1:], value)  # type: ignore[index]
     return tuple(changed) if isinstance(old, tuple) else changed
