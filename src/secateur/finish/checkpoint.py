@@ -16,7 +16,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from secateur.errors import CheckpointError
-from secateur.graph import PICKED, OpenAttention, copied, open_attention, unnested
+from secateur.graph import PICKED, OpenAttention, copied, forgetful, open_attention, unnested
 from secateur.graph.scope import source_of
 from secateur.graph.stated import says_size
 from secateur.prune import Picking, Restated, layers_of, pick, restate, set_tensor
@@ -125,9 +125,9 @@ def load(path: str | os.PathLike[str], dense: nn.Module) -> nn.Module:
 
 @contextmanager
 def _in_eval_mode(model: nn.Module) -> Iterator[None]:
-    """For a while."""
+    """For a while; what a forward keeps from one pass to the next (tables of biases) is gone afterwards."""
     modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+    forgetful(model)
     yield
     for module, training in modes:
         module.training = training

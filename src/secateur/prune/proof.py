@@ -138,9 +138,16 @@ class _Proof:
 
     @property
     def needed(self) -> tuple[StatedSize, ...]:
-        """The sizes that forwards do not come to themselves."""
+        """The sizes that forwards do not come to themselves, in all modules of a class where one of them does not: some
+        are right by chance."""
+        missed = {self._of_class(each) for each in self._missed}
         forms = ((each, each.relative, each.left_open) for each in self.graph.sizes)
-        return tuple(found for form in forms if (found := next((x for x in form if x in self._missed), None)))
+        chosen = (next((form for form in three if self._of_class(form) in missed), None) for three in forms)
+        return tuple(each for each in chosen if each is not None)
+
+    def _of_class(self, size: StatedSize) -> tuple[object, ...]:
+        module = self.traced.model.get_submodule(size.where.module)
+        return type(module), size.where.kind, size.where.line, size.path
 
     def _fault(self, keys: Sequence[str], draws: int = DRAWS) -> str:
         """Why these groups cannot be cut together; empty if they can."""
