@@ -51,9 +51,10 @@ def leave_what_did_not_run(follower: Follower) -> None:
         if sum(size > 1 for size in tensor.shape) < 2:
             continue
         sizes, flattened = set(tensor.shape[:2]), name in starved
-        for axis in _held(follower) if flattened else _in_sight(follower, name):
-            fits = axis.size in sizes or (flattened and any(size % axis.size == 0 for size in sizes))
-            if axis.size > 1 and fits and not axis.is_fixed:
+        for axis in _around(follower, name) if flattened else _in_sight(follower, name):
+            if axis.size < 2 or axis.is_fixed:
+                continue
+            if axis.size in sizes or (flattened and any(size % axis.size == 0 for size in sizes)):
                 axis.fix(f"{name} may hang on it, which the example does not reach")
 
 
@@ -61,6 +62,13 @@ def _held(follower: Follower) -> Iterator[Axis]:
     """The axes of all that was reached."""
     for name in follower.touched:
         yield from follower.axes[follower.names[name]]
+
+
+def _around(follower: Follower, name: str) -> Iterator[Axis]:
+    """The axes of what all forwards around a layer work with: of nothing, where it came from cannot be followed."""
+    path = name.split(".")
+    for depth in range(len(path)):
+        yield from follower.seen.get(".".join(path[:depth]), ())
 
 
 def _in_sight(follower: Follower, name: str) -> Iterator[Axis]:
