@@ -83,9 +83,9 @@ def architectures() -> list[str]:
         found.append(f"| {library} | {len(own)} | " + " | ".join(counts) + " |")
     found += [
         "",
-        "*Exact* is judged by zeroing weights; meanwhile norms act on each channel alone, since what they do else depends",
-        "on how many there are. Detectors that were not trained find other boxes once they are cut: their answers have other",
-        "shapes, and are compared with the zeroed network's.",
+        "*Exact* is judged by zeroing weights; meanwhile norms act on each channel alone, since what they do else",
+        "depends on how many there are. Detectors that were not trained find other boxes once they are cut: their",
+        "answers have other shapes, and are compared with the zeroed network's.",
     ]
     return [*found, "", *exceptions(rows)]
 

@@ -67,7 +67,9 @@ UNSPOKEN = ("window", "patch", "kernel", "stride", "image", "img", "layer", "bat
 
 def says_size(name: str) -> bool:
     """Whether an attribute of this name may say how long something is."""
-    return name in SIDES or (any(x in name for x in SPOKEN) and not any(x in name for x in UNSPOKEN))
+    against = [x for x in UNSPOKEN if x in name]
+    against = [x for x in against if x != "_size" or "hidden" not in name]  # of hidden units it is one
+    return name in SIDES or (any(x in name for x in SPOKEN) and not against)
 
 
 def attributes(model: nn.Module, follower: Follower, layers: Sequence[Layer], keys: Keys) -> tuple[Attribute, ...]:
@@ -119,7 +121,7 @@ def _numbers_of(model: nn.Module, name: str) -> Iterator[tuple[str, str, int]]:
     for path, attribute in set(re.findall(r"\bself\.(\w+(?:\.\w+)*)\.(\w+)\b", source_of(type(module).forward))):
         inner = module_at(module, path)
         value = None if inner is None else vars(inner).get(attribute)
-        if isinstance(value, int) and not isinstance(value, bool):
+        if isinstance(value, int) and not isinstance(value, bool) and says_size(attribute):
             yield f"{name}.{path}".lstrip("."), attribute, value
 
 
