@@ -86,6 +86,20 @@ class Halves(nn.Module):
         return self.out(torch.cat((one.relu(), other), -1))
 
 
+class Crossed(nn.Module):
+    """Channels attend to channels: the head's width stays, and is worked out from the stream's, which does not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.qkv, self.out, self.heads = nn.Linear(6, 16), nn.Linear(16, 48), nn.Linear(16, 3), 4
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        n, t, c = x.shape
+        q, k, v = self.qkv(x).reshape(n, t, 3, self.heads, c // self.heads).permute(2, 0, 3, 4, 1)
+        return self.out(((q @ k.mT).softmax(-1) @ v).permute(0, 3, 1, 2).flatten(2))
+
+
 class Gated(nn.Module):
     """A loop over time; sizes and numbers are stated in each round."""
 
@@ -208,6 +222,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], list[tuple[i
     "infinities": (Masked, TOKENS, [(2, 9, 6)], [24, 4, 6]),
     "halves": (Halves, (4, 6), [(2, 6)], [12, 12]),
     "one line": (OneLine, TOKENS, [(2, 9, 6)], [5, 4, 4]),
+    "channels attend": (Crossed, TOKENS, [(2, 9, 6)], [16, 4]),
     "loop": (Gated, (4, 4, 6), [(2, 4, 12), (2, 4, 3)], [12]),
     "mixer": (Mixer, TOKENS, [(2, 5, 6)], [16, 20, 32]),
     "experts": (Experts, (8, 5, 6), [(16, 7, 6)], [16, 24, 24, 24, 24]),

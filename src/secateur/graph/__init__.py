@@ -14,7 +14,19 @@ from secateur.graph.network import with_reasons
 from secateur.graph.operations import OperationLog
 from secateur.graph.private import copied, forgetful, private_copy
 from secateur.graph.scope import Scope, where_raised
-from secateur.graph.sizes import Attribute, Calls, Path, Spot, StatedSize, argument, counted, kind_of, name_of, sliced
+from secateur.graph.sizes import (
+    Attribute,
+    Calls,
+    CallWatcher,
+    Path,
+    Spot,
+    StatedSize,
+    argument,
+    counted,
+    kind_of,
+    name_of,
+    sliced,
+)
 from secateur.graph.sparsity import may_be_sparse, sparsities_named, with_sparsity
 from secateur.graph.trace import Traced, examples_of, follow, trace
 
@@ -22,6 +34,7 @@ __all__ = [
     "BATCH_NORMS",
     "PICKED",
     "Attribute",
+    "CallWatcher",
     "Calls",
     "ChannelGroup",
     "Count",

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from secateur.graph.axes import Axis, piece, product
-from secateur.graph.sizes import FUNCTIONS, NUMBERED, Calls, Path, Spot, argument, is_number, kind_of, sliced
+from secateur.graph.sizes import FUNCTIONS, NUMBERED, Calls, CallWatcher, Path, Spot, argument, is_number, sliced
 
 
 @dataclass
@@ -28,25 +27,18 @@ class Statement:
 Told = tuple[Path, tuple[Axis, ...], bool]
 
 
-class Recorder(TorchFunctionMode):
+class Recorder(CallWatcher):
     """Notes what sizes are stated while a pass is followed; `axes_of` tells the axes of a tensor."""
 
     def __init__(self, axes_of: Callable[[Tensor], tuple[Axis, ...]], calls: Calls) -> None:
-        super().__init__()
-        self.axes_of, self.calls = axes_of, calls
+        super().__init__(calls)
+        self.axes_of = axes_of
         self.statements: list[Statement] = []
         self.calls_made: set[Spot] = set()
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+    def call(self, where: Spot, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call it, and note its sizes."""
-        kwargs = kwargs or {}
-        kind = kind_of(func, args, kwargs)
-        if kind is None:
-            return func(*args, **kwargs)
         name = FUNCTIONS[func]
-        where = self.calls.next(kind)
         if name not in NUMBERED or any(map(is_number, args[:2])):
             self.calls_made.add(where)
         taken = [self.axes_of(x) if isinstance(x, Tensor) else () for x in args[:1]]

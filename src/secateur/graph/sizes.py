@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from secateur.graph.extent import Extent
 from secateur.graph.scope import placed
@@ -211,6 +212,28 @@ class Calls:
         """Where the call is that is about to be made."""
         module, counts = self.counts[-1]
         return counted(counts, module, kind)
+
+
+class CallWatcher(TorchFunctionMode):
+    """Watches the calls that may state sizes, each with where it is; what else there is runs as it is."""
+
+    def __init__(self, calls: Calls) -> None:
+        super().__init__()
+        self.calls = calls
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Hand on what may state one."""
+        kwargs = kwargs or {}
+        kind = kind_of(func, args, kwargs)
+        if kind is None:
+            return func(*args, **kwargs)
+        return self.call(self.calls.next(kind), func, args, kwargs)
+
+    def call(self, where: Spot, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """One of them."""
+        raise NotImplementedError
 
 
 def counted(counts: dict[str, int], module: str, kind: str) -> Spot:

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from secateur.graph import (
     Calls,
+    CallWatcher,
     Inputs,
     Kept,
     ModelGraph,
@@ -20,10 +20,9 @@ from secateur.graph import (
     Spot,
     StatedSize,
     argument,
-    kind_of,
     name_of,
     sliced,
-)  # fmt: skip
+)
 from secateur.graph.sizes import NUMBERED, is_number
 from secateur.prune.cut import lossy, set_sizes
 from secateur.prune.restate import called, layers_of
@@ -44,26 +43,20 @@ def restate_where_needed(model: nn.Module, dense: nn.Module, graph: ModelGraph, 
     set_sizes(modules, sizes, counts, before)
 
 
-class Checking(TorchFunctionMode):
+class Checking(CallWatcher):
     """Compares what is stated in a cut network with what has to be, and puts it right."""
 
     def __init__(self, sizes: Sequence[StatedSize], counts: dict[str, int]) -> None:
-        super().__init__()
-        self.calls, self.missed = Calls(), set[StatedSize]()
+        super().__init__(Calls())
+        self.missed = set[StatedSize]()
         self._counts = counts
         self._sizes: dict[Spot, list[StatedSize]] = {}
         for each in sizes:
             self._sizes.setdefault(each.where, []).append(each)
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+    def call(self, where: Spot, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call it with what it has to be called with."""
-        kwargs = kwargs or {}
-        kind = kind_of(func, args, kwargs)
-        if kind is None:
-            return func(*args, **kwargs)
-        where = self.calls.next(kind)
+        kind = where.kind
         stated = (*self._sizes.get(where, ()), *self._sizes.get(where.each, ()))
         wrong = [each for each in stated if not self._right(each, args, kwargs)]
         sure = [each for each in wrong if each.constant is not None or any(extent.groups for extent in each.extents)]
@@ -71,7 +64,7 @@ class Checking(TorchFunctionMode):
         if rest:  # what is not cut may be another number by rights: a detector finds other boxes
             with suppress(RuntimeError):
                 return self._called(func, kind, args, kwargs, sure)
-        if len(rest) == 1 and -1 not in args:
+        if len(rest) == 1 and -1 not in _beside(args, kwargs, rest[0].path):
             return self._called(func, kind, args, kwargs, [*sure, rest[0].left_open])
         return self._called(func, kind, args, kwargs, sure)
 
@@ -99,6 +92,12 @@ class Checking(TorchFunctionMode):
             dim = next(dim for path, dim, _ in sliced(args[1], args[0].dim()) if path == _plain(size.path))
             given = slice(*given.indices(args[0].shape[dim]))
         return _stated(size, given, size.value(self._counts))
+
+
+def _beside(args: tuple[Any, ...], kwargs: dict[str, Any], path: Path) -> Sequence[Any]:
+    """The sizes that one is given among."""
+    among: Sequence[Any] = argument(args, kwargs, path[:-1]) if len(path) > 1 else args[1:]
+    return among
 
 
 FORMS = ("slice", "times", "rest")

@@ -11,30 +11,23 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
-from secateur.graph import Calls, Inputs, Scope, kind_of
+from secateur.graph import Calls, CallWatcher, Inputs, Scope, Spot
 from secateur.prune.restate import Stated, layers_of, relating
 
 
-class _Numbers(TorchFunctionMode):
+class _Numbers(CallWatcher):
     """Notes the arguments of calls, by the module and where in its forward they are."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.calls = Calls()
+        super().__init__(Calls())
         self.seen: dict[tuple[str, str], tuple[Any, ...]] = {}
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+    def call(self, where: Spot, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call it, and note what with."""
-        kind = kind_of(func, args, kwargs or {})
-        if kind is not None:
-            where = self.calls.next(kind)
-            for name in (*where.names, where.each.names[0]):
-                self.seen.setdefault((where.module, name), args)
-        return func(*args, **(kwargs or {}))
+        for name in (*where.names, where.each.names[0]):
+            self.seen.setdefault((where.module, name), args)
+        return func(*args, **kwargs)
 
 
 def relate(model: nn.Module, dense: nn.Module, inputs: Inputs) -> None:
