@@ -234,6 +234,12 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], list[tuple[i
     "standardised": (over(lambda x: x / x.std(1, keepdim=True)), PICTURES, [(2, 3, 12, 12)], [12, 10]),
     "largest": (over(lambda x: x * x.max(1, keepdim=True)[0]), PICTURES, [(2, 3, 12, 12)], [12, 10]),
     "logsumexp": (over(lambda x: x - x.logsumexp(1, keepdim=True)), PICTURES, [(2, 3, 12, 12)], [12, 10]),
+    "a number as a tensor": (
+        over(lambda x: x / torch.sqrt(torch.tensor(x.shape[1]))), PICTURES, [(2, 3, 12, 12)], [12, 10],
+    ),
+    "numbers of the data": (
+        over(lambda x: x / (1 + int(x.abs().sum((0, 1)).argmax()))), PICTURES, [(2, 3, 12, 12)], [12, 10],
+    ),
     "frequencies": (
         over(lambda x: torch.fft.irfft2(torch.fft.rfft2(x), s=x.shape[-2:])), PICTURES, [(2, 3, 12, 12)], [12, 10],
     ),
@@ -416,7 +422,10 @@ def test_a_part_of_a_plan_states_every_size() -> None:
     assert torch.allclose(cut(x), zeroed(x), atol=1e-5)
 
 
-def test_numbers_follow_other_sizes_once_a_network_is_finished(tmp_path: Path) -> None:
+@pytest.mark.parametrize("divided", [lambda x, n: x * (1 / n), lambda x, n: x / torch.tensor(n)])
+def test_numbers_follow_other_sizes_once_a_network_is_finished(
+    divided: Callable[[Tensor, int], Tensor], tmp_path: Path
+) -> None:
     class Gram(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -425,7 +434,7 @@ def test_numbers_follow_other_sizes_once_a_network_is_finished(tmp_path: Path) -
         def forward(self, x: Tensor) -> Tensor:
             x = self.into(x)
             c, h, w = x.shape[1:]
-            return self.out(x * (1 / (c * h * w))).sum((2, 3))
+            return self.out(divided(x, c * h * w)).sum((2, 3))
 
     model, x = settled(Gram()), torch.randn(4, 3, 8, 8)
     plain = sc.PruneSettings(refit=False, sequential=False, recalibrate=False)

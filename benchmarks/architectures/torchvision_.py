@@ -6,8 +6,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import torch
 import torchvision.models as tv
-from torch import nn
+from torch import Tensor, nn
 
 from architectures.case import Case, Cases, Inputs, fresh, images, pictured
 
@@ -48,7 +49,7 @@ SEGMENTERS = (
     "lraspp_mobilenet_v3_large",
 )
 
-FEW_BOXES = {"rpn_post_nms_top_n_test": 50, "box_detections_per_img": 10}
+FEW_BOXES = {"rpn_post_nms_top_n_test": 20, "box_detections_per_img": 5}
 FEW_ANCHORS = {"score_thresh": 0.0, "topk_candidates": 50, "detections_per_img": 10}
 """Something is found in every image; no more candidates than a slow removal of overlaps can bear."""
 
@@ -91,12 +92,32 @@ def detector(name: str, small: dict[str, Any]) -> Callable[[], Case]:
 
     def case() -> Case:
         model = fresh(lambda: getattr(tv.detection, name)(**WHOLE, **small))
+        settle(model, images(1, 96))
         sides = [(96, 128), (128, 96), (96, 96)]
         few = 1 if name.startswith("ssd") else 2
         two, three = ([images(1, side)[0] for side in sides[:count]] for count in (few, few + 1))
         return Case(model, (two,), {}, Inputs((three,)), "detection")
 
     return case
+
+
+def settle(model: nn.Module, image: Tensor) -> None:
+    """Have scores and boxes vary by about 1, as trained detectors' do; by thousands, no box lies within its picture."""
+
+    def settled(head: Any, given: Any, answer: Tensor) -> Tensor:
+        hooks.pop(head).remove()
+        for parameter in head.parameters():
+            parameter.data.div_(answer.std())
+        return answer / answer.std()
+
+    heads = [module for name, module in model.named_modules() if name.endswith(HEADS)]
+    hooks = {head: head.register_forward_hook(settled) for head in heads}
+    with torch.no_grad():
+        model(image)
+    assert not hooks, "some heads did not run"
+
+
+HEADS = ("rpn.head.cls_logits", "rpn.head.bbox_pred", "box_predictor.cls_score", "box_predictor.bbox_pred")
 
 
 def flow(name: str) -> Callable[[], Case]:

@@ -13,6 +13,7 @@ from secateur.graph.masked import Masked
 from secateur.graph.network import with_reasons
 from secateur.graph.operations import OperationLog
 from secateur.graph.private import copied, forgetful, private_copy
+from secateur.graph.recorder import Numbers
 from secateur.graph.scope import Scope, where_raised
 from secateur.graph.sizes import (
     Attribute,
@@ -48,6 +49,7 @@ __all__ = [
     "Layer",
     "Masked",
     "ModelGraph",
+    "Numbers",
     "OpenAttention",
     "OperationLog",
     "Path",

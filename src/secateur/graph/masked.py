@@ -40,34 +40,31 @@ class Masked(Scoped):
                 masks.append((use, mask))
         if not masks:
             return func(*args, **(kwargs or {}))
-        found = _left_out(func, given, masks)
+        found, alike = _left_out(func, given, masks)
         # What follows goes by how a result lies in memory, too: as the operator itself leaves it.
-        return tree_map(_laid_out_as, found, func(*args, **(kwargs or {})))
+        return found if alike else tree_map(_laid_out_as, found, func(*args, **(kwargs or {})))
 
 
 def _laid_out_as(x: Any, like: Any) -> Any:
     return torch.empty_like(like).copy_(x) if isinstance(like, Tensor) and x.shape == like.shape else x
 
 
-def _left_out(func: Any, given: dict[str, Any], masks: Sequence[tuple[Use, Tensor]]) -> Any:
-    """An operator without the members that are gone along the dimensions it takes together."""
+def _left_out(func: Any, given: dict[str, Any], masks: Sequence[tuple[Use, Tensor]]) -> tuple[Any, bool]:
+    """What an operator gives without the members that are gone along the dimensions it takes together, and whether that
+    lies in memory as it would with them."""
     name = func._schema.name
     argument = masks[0][0].name
     x = given[argument]
     weight = torch.ones((), dtype=torch.bool, device=x.device)
     for use, mask in masks:
         weight = weight & mask.view([-1 if dim == use.dim else 1 for dim in range(x.dim())])
-    dims = [use.dim for use, _ in masks]
-    if name == "aten::mean":
-        count = _members(x, dims) / int(weight.sum())  # of tensors it would be in single precision
-        return _run(func, given, {argument: x * weight}) * count
-    if name in NOTHING:
-        return _run(func, given, {argument: x.masked_fill(~weight, NOTHING[name])})
-    return (
-        OVER_WHAT_STAYS[name](x, given, weight)
-        if name in OVER_WHAT_STAYS
-        else _run(func, given, {argument: x * weight})
-    )
+    if name in OVER_WHAT_STAYS:
+        return OVER_WHAT_STAYS[name](x, given, weight), False
+    left = x.masked_fill(~weight, NOTHING[name]) if name in NOTHING else x * weight
+    found = _run(func, given, {argument: left})
+    if name == "aten::mean":  # by a number: of tensors it would be in single precision
+        found = found * (_members(x, [use.dim for use, _ in masks]) / int(weight.sum()))
+    return found, left.stride() == x.stride()
 
 
 NOTHING = {

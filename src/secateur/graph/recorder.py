@@ -172,8 +172,25 @@ def _leading(axis: Axis, count: int) -> Axis:
     return product(found)
 
 
+class Numbers(CallWatcher):
+    """Notes the numbers that calls are given: by module, the call as `Spot.names` tells it, and path."""
+
+    def __init__(self) -> None:
+        super().__init__(Calls())
+        self.seen: dict[tuple[str, str, Path], float] = {}
+
+    def call(self, where: Spot, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call it, and note them; of several calls of one name, the first's."""
+        for path, number in _numbers(FUNCTIONS[func], args, kwargs):
+            for name in (*where.names, where.each.names[0]):
+                self.seen.setdefault((where.module, name, path), number)
+        return func(*args, **kwargs)
+
+
 def _numbers(name: str, args: Any, kwargs: Any) -> Iterator[tuple[Path, float]]:
-    """Numbers that must stay what they are, though they may be worked out from a size."""
+    """Numbers that must stay what they are, though they may be worked out from a size; whole tensors tell places."""
+    if name in NUMBERED and any(isinstance(x, Tensor) and not x.is_floating_point() | x.is_complex() for x in args[:2]):
+        return
     if name in NUMBERED:
         for place, value in enumerate(args[:2]):
             if isinstance(value, (int, float)) and not isinstance(value, bool):

@@ -70,6 +70,7 @@ FUNCTIONS: dict[Any, str] = {
     torch.div: "div",
     Tensor.__truediv__: "div",
     Tensor.div_: "div",
+    torch.tensor: "tensor",
 }
 """What may be called with a size, or with a number that follows from one."""
 
@@ -172,8 +173,8 @@ def kind_of(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str 
     return f"{name}{len(given) if isinstance(given, (tuple, list)) else len(args) + len(kwargs)}"
 
 
-NUMBERED = ("mul", "div")
-"""Functions that numbers are given to, beside tensors."""
+NUMBERED = ("mul", "div", "tensor")
+"""Functions that numbers are given to."""
 
 
 def is_number(value: object) -> bool:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import random
 import warnings
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -39,6 +41,8 @@ class Traced:
     keys: Keys
     answers: list[Tensor]
     """The tensors of its answer."""
+    drew: bool
+    """Whether it drew random numbers."""
 
     @property
     def double(self) -> bool:
@@ -96,7 +100,8 @@ def follow(model: nn.Module, example_input: Example) -> Traced:
     if not graph.prunable:
         reasons = "; ".join(f"{group.key}: {group.fixed}" for group in graph.groups[:5]) or "it has no such layers"
         raise TraceError(f"nothing of {type(model).__name__} can be pruned ({reasons})")
-    return Traced(graph, precise, followed.inputs, follower.record, described.keys, followed.answers)
+    answers = followed.answers
+    return Traced(graph, precise, followed.inputs, follower.record, described.keys, answers, followed.drew)
 
 
 @dataclass
@@ -108,6 +113,7 @@ class _Followed:
     calls: Collection[Spot]
     inputs: Inputs
     answers: list[Tensor]
+    drew: bool
 
 
 def _followed(model: nn.Module, example: Inputs) -> _Followed:
@@ -157,11 +163,19 @@ def _pass(model: nn.Module, inputs: Inputs) -> _Followed:
     follower = Follower(model)
     recorder = Recorder(follower.axes_of, follower.calls)
     follower.give(inputs.tensors)
+    before = _random_states()
     with torch.no_grad(), torch.random.fork_rng([]), plain_kernels(in_double(model)), follower, recorder:
         outputs = inputs.run(forgetful(model))
+        drew = _random_states() != before
     follower.take(outputs)
     answers = [x.detach() for x in tensors_in(outputs)]
-    return _Followed(follower, recorder.statements, recorder.calls_made, inputs, answers)
+    return _Followed(follower, recorder.statements, recorder.calls_made, inputs, answers, drew)
+
+
+def _random_states() -> tuple[object, ...]:
+    """From which the next random numbers come, of torch, Python and numpy."""
+    _, words, place, *_ = np.random.get_state()
+    return bytes(torch.get_rng_state().numpy()), random.getstate(), bytes(words), place
 
 
 def _tell_of_hooks(model: nn.Module) -> None:

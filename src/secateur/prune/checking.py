@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from secateur.graph import (
     Inputs,
     Kept,
     ModelGraph,
+    Numbers,
     Path,
     Scope,
     Spot,
@@ -44,10 +46,14 @@ def restate_where_needed(model: nn.Module, dense: nn.Module, graph: ModelGraph, 
 
 
 class Checking(CallWatcher):
-    """Compares what is stated in a cut network with what has to be, and puts it right."""
+    """Compares what is stated in a cut network with what has to be, and puts it right.
 
-    def __init__(self, sizes: Sequence[StatedSize], counts: dict[str, int]) -> None:
+    `numbers` are those that the dense network is given where its answers are compared: of boxes, other ones are found.
+    """
+
+    def __init__(self, sizes: Sequence[StatedSize], counts: dict[str, int], numbers: Numbers | None = None) -> None:
         super().__init__(Calls())
+        self._numbers = {} if numbers is None else numbers.seen
         self.missed = set[StatedSize]()
         self._counts = counts
         self._sizes: dict[Spot, list[StatedSize]] = {}
@@ -57,7 +63,7 @@ class Checking(CallWatcher):
     def call(self, where: Spot, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call it with what it has to be called with."""
         kind = where.kind
-        stated = (*self._sizes.get(where, ()), *self._sizes.get(where.each, ()))
+        stated = [self._now(where, x) for x in (*self._sizes.get(where, ()), *self._sizes.get(where.each, ()))]
         wrong = [each for each in stated if not self._right(each, args, kwargs)]
         sure = [each for each in wrong if each.constant is not None or any(extent.groups for extent in each.extents)]
         rest = [each for each in wrong if each not in sure]
@@ -67,6 +73,11 @@ class Checking(CallWatcher):
         if len(rest) == 1 and -1 not in _beside(args, kwargs, rest[0].path):
             return self._called(func, kind, args, kwargs, [*sure, rest[0].left_open])
         return self._called(func, kind, args, kwargs, sure)
+
+    def _now(self, where: Spot, size: StatedSize) -> StatedSize:
+        """The number that the dense network is given in this very call."""
+        number = self._numbers.get((where.module, where.names[0], size.path))
+        return size if size.constant is None or number is None else replace(size, constant=number)
 
     def _called(
         self, func: Any, kind: str, args: tuple[Any, ...], kwargs: dict[str, Any], wrong: Sequence[StatedSize]

@@ -23,6 +23,7 @@ from secateur.graph import (
     Kept,
     Masked,
     ModelGraph,
+    Numbers,
     Scope,
     StatedSize,
     Traced,
@@ -46,10 +47,11 @@ T = TypeVar("T")
 def prove(traced: Traced) -> ModelGraph:
     """The same graph, in which every group that fails the proof is fixed with the reason.
 
-    Costs two forward passes a cut, of which two are needed where all is well. Raises TraceError where no group is left
+    Costs two forward passes a cut, of which two are needed where all is well, and one in training. Raises TraceError where no group is left
     to prune.
     """
-    _Proof(traced, traced.graph).tell_of_chance()
+    if traced.drew:
+        _Proof(traced, traced.graph).tell_of_chance()
     proven = _proven(traced, traced.graph)
     failed = [group.key for group in traced.graph.prunable if proven.group[group.key].fixed]
     plain = replace(traced.graph, attributes=traced.graph.stated_alone)
@@ -79,6 +81,8 @@ class _Proof:
         self._missed: set[StatedSize] = set()
         self._trains = False
         """Whether cut networks have to run in training, too."""
+        self._known: dict[tuple[int | str, ...], str] = {}
+        """What was found of a draw of groups."""
 
     def tell_of_chance(self) -> None:
         """Warns where the same network answers otherwise the second time."""
@@ -154,23 +158,32 @@ class _Proof:
         return self._differs(keys, draws) or (self._fails_in_training(keys) if self._trains else "")
 
     def _fails_in_training(self, keys: Sequence[str]) -> str:
-        cut = self._cut(self._some(keys, 0), training=True)
+        cut = self._cut(self._some(keys, 0), Numbers(), training=True)
         return cut if isinstance(cut, str) else ""
 
     def _differs(self, keys: Sequence[str], draws: int) -> str:
         for seed in range(draws):
-            kept = self._some(keys, seed)
-            cut = self._cut(kept)
-            if isinstance(cut, str):
-                return cut
-            reference = self._reference(kept)
-            if isinstance(reference, str):
-                return reference
-            if [x.shape for x in cut] != [x.shape for x in reference]:
-                return "the network's output"
-            if not same(reference, cut) and not (near(reference, cut) and same(reference, cut, self._nudged(kept))):
-                return "something else than the layers that follow reads its channels"
+            place = seed, *keys
+            if place not in self._known:
+                self._known[place] = self._differs_in(self._some(keys, seed))
+            if self._known[place]:
+                return self._known[place]
         return ""
+
+    def _differs_in(self, kept: Kept) -> str:
+        """Why the network that keeps these answers otherwise than it must."""
+        numbers = Numbers()
+        reference = self._reference(kept, numbers=numbers)
+        if isinstance(reference, str):
+            return reference
+        cut = self._cut(kept, numbers)
+        if isinstance(cut, str):
+            return cut
+        if [x.shape for x in cut] != [x.shape for x in reference]:
+            return "the network's output"
+        if same(reference, cut) or (near(reference, cut) and same(reference, cut, self._nudged(kept))):
+            return ""
+        return "something else than the layers that follow reads its channels"
 
     def _some(self, keys: Sequence[str], seed: int) -> Kept:
         """Some of each group's units, another number of each."""
@@ -183,12 +196,12 @@ class _Proof:
             kept[key] = np.sort(chance.permutation(width)[:count])
         return kept
 
-    def _cut(self, kept: Kept, training: bool = False) -> list[Tensor] | str:
-        """What the cut network answers, its sizes put right; or why it does not run."""
+    def _cut(self, kept: Kept, numbers: Numbers, training: bool = False) -> list[Tensor] | str:
+        """What the cut network answers, its sizes put right, and its numbers these; or why it does not run."""
         counts = {key: len(units) for key, units in kept.items()}
         try:
             model = self._cutter.cut(kept).train(training)
-            checking = Checking(self.graph.sizes, counts)
+            checking = Checking(self.graph.sizes, counts, numbers)
             scope = Scope(model, checking.calls.begin, checking.calls.end)
             with torch.no_grad(), torch.random.fork_rng([]), plain_kernels(self.traced.double), scope, checking:
                 answer = [x.detach() for x in tensors_in(self.traced.inputs.run(model))]
@@ -206,11 +219,18 @@ class _Proof:
         found = self._reference(kept, nudged)
         return [] if isinstance(found, str) else found
 
-    def _reference(self, kept: Kept, inputs: Inputs | None = None, fork: bool = True) -> list[Tensor] | str:
-        """What the dense network answers without what is gone."""
+    def _reference(
+        self, kept: Kept, inputs: Inputs | None = None, fork: bool = True, numbers: Numbers | None = None
+    ) -> list[Tensor] | str:
+        """What the dense network answers without what is gone; `numbers` notes those that its calls are given."""
+        numbers = numbers or Numbers()
         try:
             masked = Masked(self.traced.model, self.traced.record, self.traced.alive(kept))
-            with torch.no_grad(), torch.random.fork_rng([], enabled=fork), plain_kernels(self.traced.double), masked:
+            scope = Scope(self.traced.model, numbers.calls.begin, numbers.calls.end)
+            with (
+                torch.no_grad(), torch.random.fork_rng([], enabled=fork), plain_kernels(self.traced.double),
+                scope, numbers, masked,
+            ):  # fmt: skip
                 answer = (inputs or self.traced.inputs).run(forgetful(self.traced.model))
                 return [x.detach() for x in tensors_in(answer)]
         except RuntimeError as error:

@@ -246,18 +246,24 @@ def replaced(
 
 def _within(old: Any, path: Path, value: Any) -> Any:
     if not path:
-        return value
+        return _like(value, old)
     if path[0] == "slice":
         return _slice(old, value)
     if path[0] == "times":
         return old * value[0] // value[1]
     if path[0] == "scaled":
-        return old * value
+        return _like(old * value, old)
     if path[0] == "rest":
         return -1
     changed = list(old)
     changed[path[0]] = _within(changed[path[0]], path[1:], value)  # type: ignore[index]
     return tuple(changed) if isinstance(old, tuple) else changed
+
+
+def _like(value: Any, old: Any) -> Any:
+    """A whole number stays one: `torch.tensor` makes another tensor of it."""
+    whole = isinstance(value, float) and type(old) is int and abs(value - round(value)) <= 1e-9 * abs(value)
+    return round(value) if whole else value
 
 
 def _slice(old: slice, value: Sequence[int]) -> slice:
