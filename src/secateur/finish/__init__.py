@@ -1,6 +1,7 @@
 """MAKE IT GOOD AND KEEP IT: fine-tuning, and files without pickle."""
 
-from secateur.finish.checkpoint import load, load_weights, save, trained
+from secateur.finish.checkpoint import load, save, trained
+from secateur.finish.files import load_weights
 from secateur.finish.finetune import finetune
 from secateur.finish.lesson import Lesson
 from secateur.finish.settings import FineTune

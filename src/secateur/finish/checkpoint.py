@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-from collections.abc import Iterator, KeysView, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from secateur.errors import CheckpointError
-from secateur.graph import PICKED, OpenAttention, copied, forgetful, open_attention, unnested
-from secateur.graph.scope import source_of
-from secateur.graph.stated import says_size
-from secateur.prune import Picking, Restated, layers_of, pick, restate, set_tensor
+from secateur.finish.files import load_weights, read_tensors
+from secateur.finish.sizes import said_of, set_widths, state_again
+from secateur.graph import PICKED, copied, forgetful
+from secateur.prune import Picking, pick, set_tensor
 from secateur.run import write_atomically
 from secateur.sparse import Pattern, dense_again, impose, masked_layers, pack, pattern, unpack
 
 FORMAT = "secateur-2"
 READ = ("secateur-1", FORMAT)
+SAID = ("widths", "shared", "sparse", "sizes", "sources", "opened", "hidden")
+"""The words of a file beside its tensors, each with its value as JSON; of some, files of before had none."""
 
 
 def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
@@ -39,7 +39,6 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
     tensors = {name: _own(tensor) for name, tensor in state.items() if name not in shared}
     hidden = _hidden(model)
     tensors |= {name: _own(tensor) for name, tensor in hidden.items()}
-    widths = {name: widths for name, module in model.named_modules() if (widths := _widths(module))}
     sparse = {name: {"pattern": str(kind), "shape": [*mask.shape]} for name, _, mask, kind in masked_layers(model)}
     for name, _, mask, kind in masked_layers(model):
         if (tensors[f"{name}.weight"][~mask.cpu()] != 0).any():
@@ -50,18 +49,7 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
         if packed := pack(tensors[f"{name}.weight"], mask.cpu(), kind):
             del tensors[f"{name}.weight"]
             tensors |= {f"{name}.weight.{part}": tensor.contiguous() for part, tensor in packed.items()}
-    stated = layers_of(model)
-    sources = {name: _digest(model.get_submodule(name)) for name in stated}
-    opened = [name for name, module in model.named_modules() if isinstance(module, OpenAttention)]
-    said = {
-        "widths": widths,
-        "shared": shared,
-        "sparse": sparse,
-        "sizes": stated,
-        "sources": sources,
-        "opened": opened,
-        "hidden": sorted(hidden),
-    }
+    said = said_of(model) | {"shared": shared, "sparse": sparse, "hidden": sorted(hidden)}
     note = {key: json.dumps(value) for key, value in said.items()}
     try:
         write_atomically(Path(path), to_bytes(tensors, metadata={"format": FORMAT} | note))
@@ -91,17 +79,6 @@ def _hidden(model: nn.Module) -> dict[str, Tensor]:
     """Buffers that a state dict leaves out, such as tables of rotations: a pruned network has others."""
     known = {*model.state_dict(keep_vars=True), *(f"{name}.weight_mask" for name, *_ in masked_layers(model))}
     return {name: x for name, x in model.named_buffers() if name not in known and x.dim()}
-
-
-def _widths(module: nn.Module) -> dict[str, int | list[int]]:
-    """The whole numbers of a module, or tuples of them, that say how long something is."""
-    found: dict[str, int | list[int]] = {}
-    for name, value in vars(module).items():
-        if says_size(name) and isinstance(value, int) and not isinstance(value, bool):
-            found[name] = value
-        elif says_size(name) and isinstance(value, tuple) and value and all(type(each) is int for each in value):
-            found[name] = list(value)
-    return found
 
 
 def load(path: str | os.PathLike[str], dense: nn.Module) -> nn.Module:
@@ -142,20 +119,15 @@ def _fill_in(
 ) -> None:
     """Give a dense network the shapes and the tensors of a file."""
     try:
-        shared: dict[str, str] = json.loads(note["shared"])
+        said = {key: json.loads(value) for key, value in note.items() if key in SAID}
+        shared, widths = said["shared"], said["widths"]
         tensors |= {name: tensors[first] for name, first in shared.items()}
-        widths: dict[str, dict[str, int]] = json.loads(note["widths"])
-        masks = _unpack(model, tensors, json.loads(note.get("sparse", "{}")))
-        for name in json.loads(note.get("opened", "[]")):
-            attention = model.get_submodule(name)
-            if isinstance(attention, nn.MultiheadAttention):
-                open_attention(attention)
-        unnested(model)
-        _restate(model, json.loads(note.get("sizes", "{}")), json.loads(note.get("sources", "{}")))
+        masks = _unpack(model, tensors, said.get("sparse", {}))
+        state_again(model, said)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RuntimeError) as error:
         raise CheckpointError(f"{path} is damaged, or of another architecture ({error}); make it again") from error
     _restore_picks(model, tensors, path)
-    hidden = {name for name in json.loads(note.get("hidden", "[]")) if name in dict(model.named_buffers())}
+    hidden = {name for name in said.get("hidden", []) if name in dict(model.named_buffers())}
     expected = model.state_dict().keys() | hidden
     missing, unknown = sorted(expected - tensors.keys()), sorted(tensors.keys() - expected)
     if missing or unknown:
@@ -167,7 +139,7 @@ def _fill_in(
         _fill(model, name, tensor, path)
     for name, first in shared.items():
         _tie(model, name, first)
-    _set_widths(model, widths)
+    set_widths(model, widths)
     for name, (mask, kind) in masks.items():
         layer = model.get_submodule(name)
         impose(layer, mask.to(layer.get_parameter("weight").device), kind)
@@ -229,68 +201,6 @@ def _tie(model: nn.Module, name: str, first: str) -> None:
         parameters[leaf] = parameter
 
 
-def _restate(model: nn.Module, sizes: Mapping[str, Any], sources: Mapping[str, str]) -> None:
-    """Make forwards state what they stated. Raises ValueError where the note is none that `save` wrote.
-
-    Calls are found by their lines, or, where the text of a forward is another by now, by their numbers.
-    """
-    for name, layers in sizes.items():
-        layers = [layers] if isinstance(layers, Mapping) else layers  # of one pruning, as files before had it
-        by_line = sources.get(name) == _digest(model.get_submodule(name))
-        restate(model.get_submodule(name), tuple(_checked(name, stated, by_line) for stated in layers))
-
-
-def _checked(name: str, stated: Mapping[str, Any], by_line: bool) -> dict[str, list[tuple[Any, Any]]]:
-    found = {}
-    for call, changes in stated.items():
-        for path, value in changes:
-            if not path or not all(isinstance(step, (int, str)) for step in path):
-                raise ValueError(f"the sizes of {name} have no place")
-            if not isinstance(value, (int, float)) and not all(isinstance(each, int) for each in value):
-                raise ValueError(f"the sizes of {name} are no numbers")
-        if by_line or "@" not in call:
-            found[call] = [(tuple(path), value) for path, value in changes]
-    return found
-
-
-def _digest(module: nn.Module) -> str:
-    """Of the text of the module's own forward."""
-    kind = type(module).__mro__[2] if isinstance(module, Restated) else type(module)
-    return hashlib.sha256(source_of(getattr(kind, "forward", None)).encode()).hexdigest()[:16]
-
-
-def _set_widths(model: nn.Module, widths: Mapping[str, Mapping[str, int | list[int]]]) -> None:
-    """Give modules the sizes that the file says they have, where they have such a number."""
-    for name, module in model.named_modules():
-        for key, value in widths.get(name, {}).items():
-            old = getattr(module, key, None)
-            if says_size(key) and type(old) is int and isinstance(value, int):
-                setattr(module, key, value)
-            elif says_size(key) and isinstance(old, tuple) and isinstance(value, list) and len(old) == len(value):
-                setattr(module, key, tuple(value))
-        shape, weight = getattr(module, "normalized_shape", None), getattr(module, "weight", None)
-        if isinstance(shape, tuple) and isinstance(weight, Tensor):  # files of before did not say it
-            module.normalized_shape = tuple(weight.shape)
-
-
-def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file. Raises CheckpointError with the cause."""
-    place = Path(path)
-    if not place.is_file():
-        raise CheckpointError(f"there is no file {place}")
-    try:
-        with safe_open(place, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        head = place.read_bytes()[:4]
-        if head[:2] == b"PK" or head[:1] == b"\x80":
-            raise CheckpointError(
-                f"{place} is a pickle, and unpickling can run any code; convert it where it was made: "
-                "safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')"
-            ) from error
-        raise CheckpointError(f"{place} is not a whole safetensors file ({error}); make it again") from error
-
-
 def trained(path: str | os.PathLike[str], fresh: nn.Module) -> nn.Module:
     """The network that a file holds, dense or already pruned: what `save` wrote, or else as `load_weights` reads it.
 
@@ -300,68 +210,3 @@ def trained(path: str | os.PathLike[str], fresh: nn.Module) -> nn.Module:
         return load(path, fresh)
     load_weights(fresh, path)
     return fresh
-
-
-def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
-    """Fill a dense network from a safetensors file, or from a plain state dict read with `weights_only=True`.
-
-    A state dict may be the only one in a dict of other things, and a wrapper may stand before all of its names
-    ("module.", "_orig_mod.", "model."). Raises CheckpointError where the file is unsafe, damaged, or does not fit.
-    """
-    place = Path(path)
-    if place.suffix == ".safetensors" or not place.is_file():
-        state: Any = read_tensors(place)[0]
-    else:
-        state = _weights_only(place)
-    known = model.state_dict().keys()
-    state = _unwrapped(state, known)
-    missing, unknown = sorted(known - state), sorted(state.keys() - known)
-    if missing or unknown:
-        raise CheckpointError(
-            f"{place} does not fit {type(model).__name__}: missing {missing[:3]}, unknown {unknown[:3]}; give the "
-            "architecture, and its options, that it was trained with"
-        )
-    try:
-        model.load_state_dict(state, strict=True)
-    except (RuntimeError, AttributeError) as error:
-        lines = " ".join(str(error).split())
-        raise CheckpointError(
-            f"{place} does not fit {type(model).__name__} as it is built: give the options (number of classes, width) "
-            f"that it was trained with. {lines[:300]}"
-        ) from error
-
-
-def _unwrapped(state: dict[str, Tensor], known: KeysView[str]) -> dict[str, Tensor]:
-    """Without what wrappers put before every name."""
-    while not known & state.keys():
-        wrappers = {name.partition(".")[0] for name in state}
-        if len(wrappers) != 1 or not all("." in name for name in state):
-            break
-        state = {name.partition(".")[2]: tensor for name, tensor in state.items()}
-    return state
-
-
-def _weights_only(place: Path) -> dict[str, Tensor]:
-    try:
-        raw = torch.load(place, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise CheckpointError(
-            f"{place} holds more than tensors, or is damaged, and was not loaded (unpickling can run any code); "
-            "save it again as safetensors"
-        ) from error
-    if _is_state(raw):
-        return dict(raw)
-    inside = {key: value for key, value in raw.items() if _is_state(value)} if isinstance(raw, dict) else {}
-    if len(inside) == 1:
-        return dict(*inside.values())
-    if inside:
-        raise CheckpointError(f"{place} holds several state dicts ({', '.join(map(str, inside))}); save the one alone")
-    raise CheckpointError(f"{place} is not a state dict (name -> tensor); save model.state_dict()")
-
-
-def _is_state(raw: object) -> bool:
-    return (
-        isinstance(raw, dict)
-        and bool(raw)
-        and all(isinstance(key, str) and isinstance(value, Tensor) for key, value in raw.items())
-    )

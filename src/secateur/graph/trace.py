@@ -174,8 +174,7 @@ def _pass(model: nn.Module, inputs: Inputs) -> _Followed:
 
 def _random_states() -> tuple[object, ...]:
     """From which the next random numbers come, of torch, Python and numpy."""
-    _, words, place, *_ = np.random.get_state()
-    return bytes(torch.get_rng_state().numpy()), random.getstate(), bytes(words), place
+    return torch.get_rng_state().numpy().tobytes(), random.getstate(), str(np.random.get_state())
 
 
 def _tell_of_hooks(model: nn.Module) -> None:

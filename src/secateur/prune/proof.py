@@ -47,8 +47,8 @@ T = TypeVar("T")
 def prove(traced: Traced) -> ModelGraph:
     """The same graph, in which every group that fails the proof is fixed with the reason.
 
-    Costs two forward passes a cut, of which two are needed where all is well, and one in training. Raises TraceError where no group is left
-    to prune.
+    Costs two forward passes a cut, of which two are needed where all is well, and one in training. Raises TraceError
+    where no group is left to prune.
     """
     if traced.drew:
         _Proof(traced, traced.graph).tell_of_chance()
@@ -163,7 +163,7 @@ class _Proof:
 
     def _differs(self, keys: Sequence[str], draws: int) -> str:
         for seed in range(draws):
-            place = seed, *keys
+            place: tuple[int | str, ...] = seed, *keys
             if place not in self._known:
                 self._known[place] = self._differs_in(self._some(keys, seed))
             if self._known[place]:
