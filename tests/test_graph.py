@@ -220,6 +220,22 @@ def test_what_cannot_be_cut_says_why() -> None:
     assert re.fullmatch(r"aten\.sort orders them by their values in the network \(test_graph\.py:\d+\)", indexed)
 
 
+def test_a_regrouping_of_places_names_its_operator() -> None:
+    class Regrouped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.rows = nn.Conv2d(3, 12, 3), nn.Linear(8, 4)
+            self.free, self.after = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return self.rows(self.conv(x).view(len(x), -1, 8)), self.after(self.free(x))
+
+    graph = sc.inspect(settled(Regrouped()), torch.randn(2, 3, 12, 12))
+    said = r"12 x 10 x 10 indices are regrouped as 150 x 8 by aten\.view in the network \(test_graph\.py:\d+\)"
+    assert re.fullmatch(said, graph.group["conv"].fixed)
+    assert [group.key for group in graph.prunable] == ["free"]
+
+
 def test_a_shuffle_is_followed_through_any_norm() -> None:
     """A group norm gives other values to what stays, so it is compared over what stays."""
 

@@ -12,7 +12,9 @@ Arithmetic alone: nothing here knows of tensors.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 # ---- what an axis is -------------------------------------------------------------------------------------------------
@@ -156,6 +158,24 @@ def total(axes: Sequence[Axis]) -> Axis:
     return Axis(sum(axis.size for axis in axes), Sum(terms) if terms else Fixed("empty"))
 
 
+_STATING: ContextVar[Callable[[], str]] = ContextVar("stating", default=lambda: "")
+
+
+@contextmanager
+def stated_by(what: Callable[[], str]) -> Iterator[None]:
+    """Meanwhile the reasons of axes that cannot be aligned name what says that they are the same."""
+    token = _STATING.set(what)
+    try:
+        yield
+    finally:
+        _STATING.reset(token)
+
+
+def _by() -> str:
+    what = _STATING.get()()
+    return f" by {what}" if what else ""
+
+
 # ---- which axes are the same -----------------------------------------------------------------------------------------
 
 
@@ -208,7 +228,7 @@ def align_products(ones: list[Axis], others: list[Axis]) -> None:
         elif not (_factored(one, other.size) or _factored(other, one.size)):
             sizes = tuple(" x ".join(str(axis.size) for axis in side) for side in (ones, others))
             for axis in (*ones, *others):
-                axis.fix(f"{sizes[0]} indices are regrouped as {sizes[1]}")
+                axis.fix(f"{sizes[0]} indices are regrouped as {sizes[1]}{_by()}")
             return
 
 
@@ -234,7 +254,7 @@ def _factored(axis: Axis, last: int) -> bool:
                 unify(parts[1], axis.form.factors[1])
                 firsts.append(parts[0] if parts[0].size > 1 else fixed(1, "a single index"))
             if all(part.size == 1 for part in firsts):
-                axis.form.factors[0].fix(f"{len(firsts)} parts, one behind the other")
+                axis.form.factors[0].fix(f"{len(firsts)} parts are put one behind the other{_by()}")
             else:
                 unify(axis.form.factors[0], total(firsts))
     return True
@@ -272,7 +292,7 @@ def cut(axis: Axis, at: int) -> tuple[Axis, Axis]:
             before, after = cut(first, at // inner)
             return product([before, *rest]), product([after, *rest])
         case Product():
-            axis.fix(f"{axis.size} indices, {axis!r}, are cut apart at {at}")
+            axis.fix(f"{axis.size} indices, {axis!r}, are cut apart at {at}{_by()}")
     reason = next(leaf.form.reason for leaf in axis.leaves() if isinstance(leaf.form, Fixed))
     return fixed(at, reason), fixed(axis.size - at, reason)
 

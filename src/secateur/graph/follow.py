@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
-from secateur.graph.axes import Axis, fixed, unify
+from secateur.graph.axes import Axis, fixed, stated_by, unify
 from secateur.graph.inputs import tensors_in
 from secateur.graph.rules import Axes, Call, Contraction, Use, bound, rule_for
 from secateur.graph.scope import Place, Scope, Scoped, users_frame
@@ -141,7 +141,8 @@ class Follower(Scoped):
                 self.touched.add(name)
         self.emptied |= any(not x.numel() and x.dim() > 1 for x in tensors)
         if tensors or func._schema.is_mutable:
-            self._note(func, call, place)
+            with stated_by(call.told):
+                self._note(func, call, place)
         self._see(tensors)
         self.ran.add(place[2].partition(" ")[2].partition("+")[0])
         return result

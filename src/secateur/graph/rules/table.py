@@ -81,13 +81,14 @@ class Call:
     def fix(self, axes: Sequence[Axis], what: str = "") -> None:
         """Nothing of these axes may go; `what` the operator does with them."""
         for axis in axes:
-            axis.fix(self._reason(what))
+            axis.fix(self.told(what))
 
     def fixed(self, size: int) -> Axis:
         """A new axis that stays."""
-        return fixed(size, self._reason("makes them"))
+        return fixed(size, self.told("makes them"))
 
-    def _reason(self, what: str) -> str:
+    def told(self, what: str = "") -> str:
+        """The operator, what it does, and where."""
         return f"{self.name.replace('::', '.')} {what}".strip() + self.where()
 
     def contract(self, name: str, dim: int, axis: Axis) -> None:
