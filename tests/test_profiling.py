@@ -63,6 +63,20 @@ def test_a_table_of_this_machine(name: str, tmp_path: Path) -> None:
     check(make_table(model, example, space, How("onnxruntime")), space, tmp_path / "table.json")
 
 
+def test_a_table_of_a_network_that_is_called_by_names(tmp_path: Path) -> None:
+    class Named(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.other = torch.nn.Linear(8, 16), torch.nn.Linear(16, 4)
+
+        def forward(self, *, x: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"y": self.other(self.one(x).relu() * mask)}
+
+    model, example = Named(), {"x": torch.randn(2, 8), "mask": torch.ones(2, 1)}
+    space = SearchSpace(sc.inspect(model, example), sc.Budget(macs=1.0))
+    check(make_table(model, example, space, How("onnxruntime")), space, tmp_path / "table.json")
+
+
 def test_a_bundle_makes_its_table_with_numpy_and_the_runtime_alone(tmp_path: Path) -> None:
     model, example, space = space_of("plain")
     bundle = tmp_path / "bundle"
@@ -298,5 +312,6 @@ def test_layers_become_block_sparse_where_that_is_quicker(monkeypatch: pytest.Mo
         ready = sc.block_sparse(small, x)
         assert [type(ready[0]), type(ready[2])] == [kind, torch.nn.Linear]
         torch.testing.assert_close(ready(x), small(x), rtol=1e-4, atol=1e-5)
+        assert type(sc.block_sparse(small, {"input": x})[0]) is kind
         assert type(sc.block_sparse(small[0], x)) is kind, "a single layer is a network too"
     assert type(small[0]) is torch.nn.Linear, "the network given is left as it is"

@@ -14,7 +14,7 @@ from torch import nn
 
 from secateur import run, runtimes
 from secateur.checks import check_arguments, check_reward, compare_scores, try_reward
-from secateur.errors import ExportError, StudyError
+from secateur.errors import StudyError
 from secateur.graph import (
     Example,
     Inputs,
@@ -244,12 +244,9 @@ def block_sparse(model: nn.Module, example_input: Example) -> nn.Module:
 
     Args:
         model: a network that `prune` or `load` gave.
-        example_input: a tensor [N, ...] or a tuple of them, as many examples at a time as will be asked for.
+        example_input: as `inspect` takes it, of as many examples at a time as will be asked for.
     """
-    inputs = as_inputs(example_input)
-    if not inputs.plain:
-        raise ExportError("block_sparse takes tensors by position: give them so")
-    return runtimes.block_sparse(model, inputs.args)
+    return runtimes.block_sparse(model, as_inputs(example_input))
 
 
 def export(model: nn.Module, inputs: Example, path: str | os.PathLike[str], *, runtime: str) -> float:

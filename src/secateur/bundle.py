@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.cost.table import shape_of, times
-from secateur.errors import ExportError
-from secateur.graph import Example, Layer, ModelGraph, as_inputs
+from secateur.graph import Example, Layer, ModelGraph, as_inputs, positional
 from secateur.prune import Cutter, fold_norms, shaped
 from secateur.search import SearchSpace
 from secateur.sparse import Pattern, impose
@@ -46,7 +45,7 @@ class Writer:
 
 def bundle_of(model: nn.Module, example: Example, space: SearchSpace, write: Writer) -> dict[str, Any]:
     """All that a device needs to know to make its own table; the networks go through `write`."""
-    graph, inputs = space.graph, positional_example(example)
+    graph, one = space.graph, as_inputs(example).part(0, 1)
     layers_timed = [layer for layer in graph.layers if layer.kind != "product"]
     shapes = list(dict.fromkeys(shape_of(layer) for layer in layers_timed))
     layers = [_grid_of(shape, graph, space) for shape in shapes]
@@ -64,20 +63,13 @@ def bundle_of(model: nn.Module, example: Example, space: SearchSpace, write: Wri
     cutter = Cutter(model, graph)
     networks = []
     for number, counts in enumerate(_plans(space)):
-        file = write(fold_norms(shaped(cutter, counts), graph), inputs, f"network{number}")
+        network, tensors = positional(fold_norms(shaped(cutter, counts), graph), one)
+        file = write(network, tensors, f"network{number}")
         sizes = [
             _size(layer, shapes.index(shape_of(layer)), counts) for layer in layers_timed for _ in range(times(layer))
         ]
-        networks.append({"file": file, "inputs": [list(x.shape) for x in inputs], "layers": sizes})
+        networks.append({"file": file, "inputs": [list(x.shape) for x in tensors], "layers": sizes})
     return {"step": _step(space), "layers": layers, "networks": networks}
-
-
-def positional_example(example: Example) -> tuple[Tensor, ...]:
-    """One example, by position. Raises ExportError where the network is called otherwise."""
-    inputs = as_inputs(example)
-    if not inputs.plain:
-        raise ExportError("a table is made for networks that take tensors by position: wrap this one so")
-    return inputs.part(0, 1).args
 
 
 def _step(space: SearchSpace) -> int:

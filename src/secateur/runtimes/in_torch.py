@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.errors import BudgetError, ExportError
-from secateur.graph import copied
+from secateur.graph import Inputs, copied
 from secateur.runtimes.eager import eager_session
 from secateur.runtimes.kernels import block_sparse
 from secateur.runtimes.recorder import WARMING, Recorder
@@ -59,11 +59,11 @@ def torch_session(runtime: str, network: nn.Module, inputs: tuple[Tensor, ...]) 
     require_gpu(runtime)
     if runtime != GPU:
         given = tuple(x.cpu() for x in inputs)
-        eager = eager_session(block_sparse(copied(network).cpu(), given))
+        eager = eager_session(block_sparse(copied(network).cpu(), Inputs(given)))
         return lambda _: eager(given)
     try:
         there = tuple(x.to(GPU) for x in inputs)
-        ready, recorder = block_sparse(copied(network).to(GPU), there), Recorder(there[0].device)
+        ready, recorder = block_sparse(copied(network).to(GPU), Inputs(there)), Recorder(there[0].device)
         with torch.inference_mode():
             for _ in range(WARMING):
                 recorder.eager(ready, *there)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.graph import copied
+from secateur.graph import Inputs, copied
 from secateur.runtimes.eager import eager_session
 from secateur.runtimes.sessions import median_ms
 from secateur.sparse import TYPES, BlockSparseConv2d, BlockSparseLinear, Pattern, masked_layers
@@ -17,10 +17,10 @@ ROUNDS, LEAST_MS = 15, 5.0
 """Passes of a layer at least, and milliseconds."""
 
 
-def block_sparse(model: nn.Module, inputs: tuple[Tensor, ...]) -> nn.Module:
+def block_sparse(model: nn.Module, inputs: Inputs) -> nn.Module:
     """A copy for inference, whose layers with blocks of zeros are block-sparse where they answer sooner so.
 
-    `inputs` are an example of what the network will be asked, each [N, ...]: what is quicker depends on its size.
+    `inputs` are an example of what the network will be asked: what is quicker depends on its size.
     A network without such layers is copied as it is.
     """
     ready = copied(model).eval().requires_grad_(False)
@@ -57,7 +57,7 @@ def _block_sparse(layer: nn.Module, kind: Pattern) -> nn.Module | None:
     return None
 
 
-def _inputs_of(model: nn.Module, layers: dict[str, nn.Module], inputs: tuple[Tensor, ...]) -> dict[str, Tensor]:
+def _inputs_of(model: nn.Module, layers: dict[str, nn.Module], inputs: Inputs) -> dict[str, Tensor]:
     """What each layer is given in a pass."""
     seen: dict[str, Tensor] = {}
 
@@ -70,7 +70,7 @@ def _inputs_of(model: nn.Module, layers: dict[str, nn.Module], inputs: tuple[Ten
     ]
     try:
         with torch.inference_mode():
-            model(*inputs)
+            inputs.run(model)
     finally:
         for handle in handles:
             handle.remove()
