@@ -116,6 +116,24 @@ class Gated(nn.Module):
         return self.out(h)
 
 
+class Rotary(nn.Module):
+    """Queries and keys are rotated pair by pair, each of neighbours, by a table of the module's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.out = nn.Linear(6, 32), nn.Linear(6, 32), nn.Linear(6, 32), nn.Linear(32, 3)
+        self.register_buffer("turns", 100.0 ** (-torch.arange(0, 8, 2) / 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        angles = torch.outer(torch.arange(x.shape[1]).float(), self.turns).repeat_interleave(2, -1)
+        q, k, v = (layer(x).unflatten(-1, (4, 8)).transpose(1, 2) for layer in (self.q, self.k, self.v))
+        q, k = (y * angles.cos() + self.turned(y) * angles.sin() for y in (q, k))
+        return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+    def turned(self, x: Tensor) -> Tensor:
+        return torch.stack((-x[..., 1::2], x[..., ::2]), -1).flatten(-2)
+
+
 class Mixer(nn.Module):
     """Layers over tokens read each channel alone."""
 
@@ -224,6 +242,10 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], list[tuple[i
     "one line": (OneLine, TOKENS, [(2, 9, 6)], [5, 4, 4]),
     "channels attend": (Crossed, TOKENS, [(2, 9, 6)], [16, 4]),
     "loop": (Gated, (4, 4, 6), [(2, 4, 12), (2, 4, 3)], [12]),
+    "rotary": (Rotary, TOKENS, [(2, 9, 6)], [4, 4, 8]),
+    "pairs of channels": (
+        over(lambda x: torch.stack((x[:, 1::2], x[:, ::2]), 2).flatten(1, 2)), PICTURES, [(2, 3, 12, 12)], [6, 10],
+    ),
     "mixer": (Mixer, TOKENS, [(2, 5, 6)], [16, 20, 32]),
     "experts": (Experts, (8, 5, 6), [(16, 7, 6)], [16, 24, 24, 24, 24]),
     "scripted": (Scripted, (4, 6), [(2, 6)], [12, 10, 12]),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from secateur.graph.axes import Axis, piece, total
+from secateur.graph.axes import Axis, align_products, piece, total
 from secateur.graph.rules.elementwise import broadcast
 from secateur.graph.rules.table import Axes, Call, rule
 
@@ -39,11 +39,15 @@ def slice_(call: Call) -> Axes:
     start, stop, _ = slice(call.get("start"), call.get("end"), step).indices(size)
     if "length" in call.arguments:
         stop = start + call["length"]
-    if step != 1:
+    if step == 1:
+        axes[dim] = piece(axes[dim], start, stop)
+    elif start < step and start + step * call.shape[dim] >= size and not size % step:  # pairs go whole, or threes
+        kept = Axis(size // step) if size > step else call.fixed(1)
+        align_products([axes[dim]], [kept, call.fixed(step)])
+        axes[dim] = kept
+    else:
         call.fix([axes[dim]], "takes some of them")
         axes[dim] = call.fixed(call.shape[dim])
-    else:
-        axes[dim] = piece(axes[dim], start, stop)
     return tuple(axes)
 
 
