@@ -470,6 +470,27 @@ def test_numbers_follow_other_sizes_once_a_network_is_finished(
         assert torch.equal(back(x), small(x))
 
 
+def test_the_stream_of_a_transformer_between_embeddings_is_cut() -> None:
+    class Translator(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.source, self.target, self.words = nn.Embedding(20, 16), nn.Embedding(20, 16), nn.Linear(16, 20)
+            self.between = nn.Transformer(16, 4, 1, 1, 32, batch_first=True)
+
+        def forward(self, source: Tensor, target: Tensor) -> Tensor:
+            mask = nn.Transformer.generate_square_subsequent_mask(target.shape[1])
+            return self.words(self.between(self.source(source), self.target(target), tgt_mask=mask))
+
+    def sentences(length: int) -> Tensor:
+        return torch.randint(0, 20, (3, length))
+
+    model, pair = settled(Translator()), (sentences(7), sentences(5))
+    stream = next(group for group in sc.inspect(model, pair).prunable if group.width == 16)
+    small = sc.prune(model, pair, sc.Plan({stream.key: 0.5}), calibration=[pair]).eval()
+    assert (small.get_submodule("source").weight.shape, small.get_submodule("between").d_model) == ((20, 8), 8)
+    assert small(sentences(9), sentences(4)).shape == (3, 4, 20)
+
+
 # ---- what is no network, or no data ----------------------------------------------------------------------------------
 
 

@@ -59,6 +59,7 @@ SIDES: dict[str, tuple[str, int]] = {
     "out_features": ("weight", 0), "num_features": ("weight", 0), "num_channels": ("weight", 0),
     "num_parameters": ("weight", 0), "embedding_dim": ("weight", 1), "hidden_size": ("weight_hh_l0", 1),
     "input_size": ("weight_ih_l0", 1), "embed_dim": ("out_proj.weight", 0), "in1_features": ("weight", 1),
+    "d_model": ("encoder.layers.0.norm1.weight", 0),
 }  # fmt: skip
 """Attributes of torch's own modules, and the tensor and the dimension whose size they say."""
 SPOKEN = ("head", "dim", "hidden", "width", "channel", "embed", "feature", "inner", "size", "group", "split")
