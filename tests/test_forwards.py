@@ -1,5 +1,6 @@
 """Forwards as people write them: each is followed, cut, and does afterwards what it did before."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,6 +135,36 @@ class Rotary(nn.Module):
         return torch.stack((-x[..., 1::2], x[..., ::2]), -1).flatten(-2)
 
 
+class Rounds(nn.Module):
+    """Two halves by a width of its own, in as many rounds as there are steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.width, self.gates, self.out = 12, nn.Linear(6, 24), nn.Linear(1, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        steps = (self.gates(x[:, t]) for t in range(x.shape[1]))
+        parts = [g[:, : self.width].tanh().sum(1) * g[:, self.width :].sin().sum(1) for g in steps]
+        return self.out(torch.stack(parts, 1).sum(1, keepdim=True))
+
+
+class Routed(nn.Module):
+    """Each of three experts is cut otherwise, and those without an example are passed over."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.into = nn.ModuleList(nn.Linear(6, 16) for _ in range(3))
+        self.out = nn.ModuleList(nn.Linear(8, 2) for _ in range(3))
+
+    def forward(self, x: Tensor, expert: Tensor, width: int = 8) -> Tensor:
+        y = torch.zeros(len(x), 2)
+        for number, (into, out) in enumerate(zip(self.into, self.out, strict=True)):
+            if (expert == number).any():
+                g = into(x[expert == number])
+                y = y.index_add(0, torch.where(expert == number)[0], out(g[:, :width] * g[:, width:].sigmoid()))
+        return y
+
+
 class Mixer(nn.Module):
     """Layers over tokens read each channel alone."""
 
@@ -219,6 +250,17 @@ class Encoder(nn.Module):
         return self.out(self.encoder(self.stem(x), src_key_padding_mask=padded.expand(x.shape[:2])))
 
 
+class Projected(nn.Module):
+    """What a recurrent layer hands on is narrower than its hidden state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.over, self.out = nn.LSTM(6, 16, proj_size=8, batch_first=True), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.over(x)[0])
+
+
 def over(what: Callable[[Tensor], Tensor]) -> Callable[[], nn.Module]:
     """A network that takes channels together in the middle."""
 
@@ -246,6 +288,22 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], list[tuple[i
     "pairs of channels": (
         over(lambda x: torch.stack((x[:, 1::2], x[:, ::2]), 2).flatten(1, 2)), PICTURES, [(2, 3, 12, 12)], [6, 10],
     ),
+    "rounds": (Rounds, TOKENS, [(2, 9, 6), (3, 1, 6)], [12, 12]),
+    "one round": (Rounds, (4, 1, 6), [(2, 9, 6)], [12, 12]),
+    "every token": (
+        lambda: nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Conv1d(5, 5, 1), nn.Linear(12, 3)),
+        TOKENS, [(2, 5, 6)], [12],
+    ),
+    "split where it ends": (
+        over(lambda x: torch.cat([part.relu() for part in torch.tensor_split(x, [7], 1)], 1)),
+        PICTURES, [(2, 3, 12, 12)], [7, 5, 10],
+    ),
+    "numbers that are added": (over(lambda x: (x + 1 / x.shape[1]) * 2), PICTURES, [(2, 3, 12, 12)], [12, 10]),
+    "unpooled": (
+        over(lambda x: F.max_unpool2d(*F.max_pool2d(F.rrelu(x), 2, return_indices=True), 2)),
+        PICTURES, [(2, 3, 12, 12)], [12, 10],
+    ),
+    "projected": (Projected, TOKENS, [(2, 9, 6)], [8]),
     "mixer": (Mixer, TOKENS, [(2, 5, 6)], [16, 20, 32]),
     "experts": (Experts, (8, 5, 6), [(16, 7, 6)], [16, 24, 24, 24, 24]),
     "scripted": (Scripted, (4, 6), [(2, 6)], [12, 10, 12]),
@@ -364,7 +422,7 @@ def test_a_branch_that_begins_at_zero_hides_nothing() -> None:
 
         def forward(self, x: Tensor) -> Tensor:
             x = self.into(x).relu()
-            return self.out(x + self.scale * self.branch(x + 1 / x.shape[-1]))
+            return self.out(x + self.scale * self.branch(x ** (2 / x.shape[-1])))
 
     with pytest.raises(sc.TraceError, match="into: something else than the layers that follow reads its channels"):
         sc.inspect(Zeroed(), torch.randn(4, 6))
@@ -489,6 +547,123 @@ def test_the_stream_of_a_transformer_between_embeddings_is_cut() -> None:
     small = sc.prune(model, pair, sc.Plan({stream.key: 0.5}), calibration=[pair]).eval()
     assert (small.get_submodule("source").weight.shape, small.get_submodule("between").d_model) == ((20, 8), 8)
     assert small(sentences(9), sentences(4)).shape == (3, 4, 20)
+
+
+PLAIN = sc.PruneSettings(refit=False, sequential=False, recalibrate=False)
+
+
+def test_rounds_that_the_example_has_not_state_the_same_sizes() -> None:
+    model, x = settled(Rounds()), torch.randn(4, 2, 6)
+    small = sc.prune(model, x, sc.Plan({"gates": 0.5}), calibration=[torch.randn(40, 2, 6)], settings=PLAIN).eval()
+    gates, out = small.get_submodule("gates"), small.get_submodule("out")
+    assert gates.weight.shape == (18, 6)
+    x = torch.randn(3, 7, 6)
+    halves = [(gates(step)[:, :6], gates(step)[:, 6:]) for step in x.unbind(1)]
+    parts = [one.tanh().sum(1) * other.sin().sum(1) for one, other in halves]
+    assert torch.allclose(small(x), out(torch.stack(parts, 1).sum(1, keepdim=True)), atol=1e-6)
+
+
+def test_experts_that_are_passed_over_shift_no_sizes(tmp_path: Path) -> None:
+    model, example = settled(Routed()), (torch.randn(6, 6), torch.arange(6) % 3)
+    plan = sc.Plan({"into.0": 0.25, "into.1": 0.5})
+    small = sc.prune(model, example, plan, calibration=[(example,)], settings=PLAIN).eval()
+    sc.save(small, tmp_path / "small.safetensors")
+    for network in (small, sc.load(tmp_path / "small.safetensors", Routed()).eval()):
+        x, expert = torch.randn(4, 6), torch.tensor([1, 2, 2, 1])
+        for number, width in ((1, 4), (2, 8)):
+            g = network.get_submodule(f"into.{number}")(x[expert == number])
+            wanted = network.get_submodule(f"out.{number}")(g[:, :width] * g[:, width:].sigmoid())
+            assert torch.allclose(network(x, expert)[expert == number], wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("compares", "left"),
+    [
+        (lambda x, y: x.shape == y.shape, ["one"]),
+        (lambda x, y: x.size(1) == y.size(1), ["one"]),
+        (lambda x, y: y.shape[1] <= 10, ["one"]),
+        (lambda x, y: y.shape[1] // 2 == 5, ["one"]),
+        (lambda x, y: y.shape[1] == 99 or y.shape[0] > 99, ["one", "other"]),
+    ],
+)
+def test_what_a_forward_compares_the_width_of_stays(
+    compares: Callable[[Tensor, Tensor], bool], left: list[str]
+) -> None:
+    class Branching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.other, self.out = nn.Linear(6, 8), nn.Linear(8, 16), nn.Linear(16, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.one(x)
+            y = self.other(x)
+            return self.out(y * 2 if compares(x, y) else y)
+
+    graph = sc.inspect(settled(Branching()), torch.randn(4, 6))
+    assert [group.key for group in graph.prunable] == left
+    said = graph.group["other"].fixed
+    assert said.startswith("a comparison of its width decides what runs in the network") or "other" in left
+
+
+@pytest.mark.parametrize("checks", ["assert", "raise", "torch"])
+def test_a_width_that_a_module_checks_is_set(checks: str) -> None:
+    class Checking(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed_dim, self.into, self.out = 12, nn.Linear(6, 12), nn.Linear(12, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.into(x)
+            if checks == "assert":
+                assert x.shape[1:] == (self.embed_dim,)
+            if checks == "raise" and x.size(-1) != self.embed_dim:
+                raise ValueError(x.shape)
+            if checks == "torch":
+                torch._assert(x.shape[-1] == self.embed_dim, "the width")
+            return self.out(x)
+
+    model, x = settled(Checking()), torch.randn(4, 6)
+    small = sc.prune(model, x, sc.Plan({"into": 0.5}), calibration=[x]).eval()
+    assert small.embed_dim == 6
+    assert small(x).shape == (4, 3)
+
+
+def test_the_hooks_that_a_network_sets_up_are_a_part_of_it() -> None:
+    class Hooked(nn.Sequential):
+        def __init__(self) -> None:
+            super().__init__(nn.Linear(6, 12), nn.Linear(12, 3))
+            self[0].register_forward_hook(self.rectified)
+            self[1].register_forward_pre_hook(lambda module, given: (given[0] * 2,))
+
+        @staticmethod
+        def rectified(module: nn.Module, given: tuple[Tensor], answer: Tensor) -> Tensor:
+            return answer.relu()
+
+    Hooked.__module__ = Hooked.rectified.__module__ = "__main__"  # as a script's
+    model, x = settled(Hooked()), torch.randn(4, 6)
+    for hooks in (model[0]._forward_hooks, model[1]._forward_pre_hooks):
+        for hook in hooks.values():
+            hook.__module__ = "__main__"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        small = sc.prune(model, x, sc.Plan({}), calibration=[x], settings=PLAIN)
+    assert torch.allclose(small.eval()(x), model(x), atol=1e-6)
+
+
+def test_sequences_that_are_packed_are_followed() -> None:
+    class Packed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.over = nn.Embedding(20, 12), nn.LSTM(12, 8, batch_first=True)
+            self.out = nn.Linear(8, 3)
+
+        def forward(self, words: Tensor) -> Tensor:
+            lengths = (words > 0).sum(1)
+            pack = nn.utils.rnn.pack_padded_sequence(self.words(words), lengths, True, enforce_sorted=False)
+            return self.out(self.over(pack)[1][0][-1])
+
+    graph = sc.inspect(settled(Packed()), torch.randint(1, 20, (4, 7)))
+    assert sorted(group.width for group in graph.prunable) == [8, 12]
 
 
 # ---- what is no network, or no data ----------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from secateur.graph import OpenAttention, open_attention, unnested
-from secateur.graph.scope import source_of
+from secateur.graph.scope import has_columns, source_of
 from secateur.graph.stated import says_size
 from secateur.prune import Restated, layers_of, restate
 
@@ -74,9 +74,10 @@ def _checked(name: str, stated: Mapping[str, Any], by_line: bool) -> dict[str, l
 
 
 def _digest(module: nn.Module) -> str:
-    """Of the text of the module's own forward."""
+    """Of the text of the module's own forward, and whether Python tells the columns of calls in it."""
     kind = type(module).__mro__[2] if isinstance(module, Restated) else type(module)
-    return hashlib.sha256(source_of(getattr(kind, "forward", None)).encode()).hexdigest()[:16]
+    forward = getattr(kind, "forward", None)
+    return hashlib.sha256(f"{has_columns(forward)}{source_of(forward)}".encode()).hexdigest()[:16]
 
 
 def set_widths(model: nn.Module, widths: Mapping[str, Mapping[str, int | list[int]]]) -> None:

@@ -105,7 +105,7 @@ class Follower(Scoped):
         """Of a tensor seen before; what comes from elsewhere is fixed."""
         found = self.axes.get(tensor)
         if found is None or tuple(axis.size for axis in found) != tuple(tensor.shape):
-            what = f"meets a tensor that is no parameter or buffer{self._where()}"
+            what = f"meets a tensor that is no parameter or buffer{self.where()}"
             found = tuple(fixed(size, what) for size in tensor.shape)
             self.axes[tensor] = found
         return found  # type: ignore[no-any-return]
@@ -135,7 +135,7 @@ class Follower(Scoped):
         place = self.scope.place(str(func))
         tensors = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         axes_of = (lambda x: before if x is args[0] else self.axes_of(x)) if turned else self.axes_of
-        call = Call(func._schema.name, bound(func, args, kwargs), tensors, axes_of, self._where)
+        call = Call(func._schema.name, bound(func, args, kwargs), tensors, axes_of, self.where)
         for tensor in call.tensors():
             if (name := self.origin.get(tensor)) is not None:
                 self.touched.add(name)
@@ -229,13 +229,14 @@ class Follower(Scoped):
 
     def _opaque(self, call: Call) -> list[Axes]:
         """What is not followed stays as it is."""
-        what = f"{call.name.replace('::', '.')} over the channels of {self._where().removeprefix(' in ')}"
+        what = f"{call.name.replace('::', '.')} over the channels of {self.where().removeprefix(' in ')}"
         for tensor in call.tensors():
             for axis in self.axes_of(tensor):
                 axis.fix(what)
         return [tuple(fixed(size, what) for size in each.shape) for each in call.results]
 
-    def _where(self) -> str:
+    def where(self) -> str:
+        """The module and the line that run, in words."""
         return f" in {self.scope.module or 'the network'}{self.line()}"
 
     def line(self) -> str:

@@ -115,13 +115,15 @@ Site = tuple[str, int, str, Axis]
 
 
 def _sites_of(name: str, axes: Iterable[Axis], keys: Keys) -> Iterable[Site]:
-    """The free axes that a layer is the first to make; or, where nothing of it is free, its output with the reason."""
+    """The axes that a layer is the first to make; what stays has the reason, and is one where all of it does."""
     for axis in axes:
         leaves = list(dict.fromkeys(axis.leaves()))
         free = [leaf for leaf in leaves if isinstance(leaf.form, Free) and leaf.size > 1]
-        for leaf in free:
+        stay = [leaf for leaf in leaves if isinstance(leaf.form, Fixed) and leaf.size > 1]
+        for leaf in (*free, *stay) if free else ():
             if leaf not in keys.key:
-                yield keys.name(leaf, name), leaf.size, "", leaf
+                reason = leaf.form.reason if isinstance(leaf.form, Fixed) else ""
+                yield keys.name(leaf, name), leaf.size, reason, leaf
         if not free and leaves and leaves[0] not in keys.key:
             reason = next((leaf.form.reason for leaf in leaves if isinstance(leaf.form, Fixed)), "a single channel")
             keys.key[leaves[0]] = name

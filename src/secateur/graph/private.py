@@ -79,8 +79,19 @@ def _callers_hooks(model: nn.Module) -> list[tuple[nn.Module, dict[int, Any], in
         for module in model.modules()
         for hooks in (module._forward_pre_hooks, module._forward_hooks)
         for key, hook in hooks.items()
-        if _library(hook) not in libraries | {"torch", "secateur"}
+        if _library(hook) not in libraries | {"torch", "secateur"} and not _own(hook, model)
     ]
+
+
+def _own(hook: object, model: nn.Module) -> bool:
+    """Whether a hook is a method of one of the modules, or was made in one: what a script sets up in a constructor."""
+    while isinstance(hook, partial):
+        hook = hook.func
+    if isinstance(getattr(hook, "__self__", None), nn.Module):
+        return any(module is hook.__self__ for module in model.modules())  # type: ignore[attr-defined]
+    where = (getattr(hook, "__module__", ""), getattr(hook, "__qualname__", ""))
+    kinds = {kind for module in model.modules() for kind in type(module).__mro__ if kind.__module__ == where[0]}
+    return any(where[1].startswith(f"{kind.__qualname__}.") for kind in kinds)
 
 
 def _library(hook: object) -> str:

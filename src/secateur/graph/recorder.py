@@ -58,7 +58,7 @@ def _told(
     match name:
         case "view" | "reshape" | "expand" | "new" | "made":
             yield from _each(args, kwargs, 0 if name == "made" else 1, ("size", "shape"), axes_of(result))
-        case "split" | "chunk":
+        case "split" | "chunk" | "tensor_split":
             yield from _parts(args, kwargs, [axes_of(part) for part in result])
         case "getitem" | "setitem":
             yield from _slices(args[1], taken)
@@ -182,7 +182,7 @@ class Numbers(CallWatcher):
     def call(self, where: Spot, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call it, and note them; of several calls of one name, the first's."""
         for path, number in _numbers(FUNCTIONS[func], args, kwargs):
-            for name in (*where.names, where.each.names[0]):
+            for name in (*where.names, *where.lines):
                 self.seen.setdefault((where.module, name, path), number)
         return func(*args, **kwargs)
 

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from functools import lru_cache, partial
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any, Self
 
 import torch
@@ -44,7 +44,7 @@ def users_frame(whole: bool = False) -> FrameType | None:
 
 
 def spot() -> str:
-    """Which line of a forward is running: the function, and the line counted from its beginning."""
+    """Which call of a forward is running: the function, the line counted from its beginning, and the column."""
     return placed()[0]
 
 
@@ -53,7 +53,26 @@ def placed() -> tuple[str, int]:
     frame = users_frame()
     if frame is None:
         return "", -1
-    return f"{frame.f_code.co_qualname}+{frame.f_lineno - frame.f_code.co_firstlineno}", frame.f_lasti
+    line, column = _positions(frame.f_code)[frame.f_lasti // 2]
+    line = frame.f_lineno if line is None else line
+    at = "" if column is None else f":{column}"
+    return f"{frame.f_code.co_qualname}+{line - frame.f_code.co_firstlineno}{at}", frame.f_lasti
+
+
+_POSITIONS: dict[int, tuple[CodeType, list[tuple[int | None, int | None]]]] = {}
+
+
+def _positions(code: CodeType) -> list[tuple[int | None, int | None]]:
+    """Line and column of each instruction; Python may have been told to leave out columns."""
+    if id(code) not in _POSITIONS:
+        _POSITIONS[id(code)] = code, [(line, column) for line, _, column, _ in code.co_positions()]
+    return _POSITIONS[id(code)][1]
+
+
+def has_columns(function: object) -> bool:
+    """Whether Python tells the columns of calls in a function."""
+    code = getattr(inspect.unwrap(function) if callable(function) else function, "__code__", None)
+    return code is not None and any(column is not None for _, column in _positions(code))
 
 
 @lru_cache(maxsize=4096)

@@ -27,6 +27,8 @@ FUNCTIONS: dict[Any, str] = {
     Tensor.reshape: "reshape",
     torch.reshape: "reshape",
     Tensor.expand: "expand",
+    torch.broadcast_to: "expand",
+    Tensor.broadcast_to: "expand",
     Tensor.repeat: "repeat",
     Tensor.unflatten: "unflatten",
     torch.unflatten: "unflatten",
@@ -35,6 +37,8 @@ FUNCTIONS: dict[Any, str] = {
     Tensor.split_with_sizes: "split",
     Tensor.chunk: "chunk",
     torch.chunk: "chunk",
+    torch.tensor_split: "tensor_split",
+    Tensor.tensor_split: "tensor_split",
     Tensor.narrow: "narrow",
     torch.narrow: "narrow",
     Tensor.__getitem__: "getitem",
@@ -70,6 +74,20 @@ FUNCTIONS: dict[Any, str] = {
     torch.div: "div",
     Tensor.__truediv__: "div",
     Tensor.div_: "div",
+    Tensor.__imul__: "mul",
+    Tensor.__itruediv__: "div",
+    Tensor.add: "add",
+    torch.add: "add",
+    Tensor.__add__: "add",
+    Tensor.__radd__: "add",
+    Tensor.__iadd__: "add",
+    Tensor.add_: "add",
+    Tensor.sub: "sub",
+    torch.sub: "sub",
+    Tensor.__sub__: "sub",
+    Tensor.__rsub__: "sub",
+    Tensor.__isub__: "sub",
+    Tensor.sub_: "sub",
     torch.tensor: "tensor",
 }
 """What may be called with a size, or with a number that follows from one."""
@@ -101,12 +119,15 @@ class Spot:
     kind: str
     """The function, as `kind_of` tells it."""
     line: str
-    """Where in the forward, as `spot` tells it, "#", and which call there it is; "#*" for all of them."""
+    """Where in the forward, as `spot` tells it, "#", and which call there it is; "#*" for all of them, "#*NAME" for all
+    that come after a part of this name."""
     numbers: tuple[int, ...] = field(compare=False)
     """Which calls of this kind in the forward these are, from 1: for compilers, which do not know lines."""
 
     instructions: tuple[int, ...] = field(default=(), compare=False)
     """Of the code, for each of those."""
+    after: str = field(default="", compare=False)
+    """The part of the module that ran last before, where it has a name within that."""
 
     @property
     def in_loop(self) -> bool:
@@ -122,8 +143,18 @@ class Spot:
 
     @property
     def each(self) -> Spot:
-        """All calls on its line."""
+        """All calls of its place."""
         return replace(self, line=self.line.rpartition("#")[0] + "#*")
+
+    @property
+    def behind(self) -> Spot:
+        """All calls of its place after the same part: of the experts that a loop goes over, some are skipped."""
+        return replace(self, line=self.line.rpartition("#")[0] + f"#*{self.after}")
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """Its names by line: alone, and together with others."""
+        return tuple(dict.fromkeys(each.names[0] for each in (self, self.each, self.behind)))
 
 
 @dataclass(frozen=True)
@@ -173,7 +204,7 @@ def kind_of(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str 
     return f"{name}{len(given) if isinstance(given, (tuple, list)) else len(args) + len(kwargs)}"
 
 
-NUMBERED = ("mul", "div", "tensor")
+NUMBERED = ("mul", "div", "add", "sub", "tensor")
 """Functions that numbers are given to."""
 
 
@@ -199,20 +230,31 @@ class Calls:
     """Names the calls of functions within every forward that is running."""
 
     def __init__(self) -> None:
-        self.counts: list[tuple[str, dict[str, int]]] = [("", {})]
+        self._running: list[_Forward] = [_Forward("")]
 
     def begin(self, module: str, given: object = None) -> None:
         """A forward begins."""
-        self.counts.append((module, {}))
+        self._running.append(_Forward(module))
 
     def end(self, output: object = None) -> None:
         """The innermost ends."""
-        self.counts.pop()
+        ended, around = self._running.pop().module, self._running[-1]
+        within = f"{around.module}." if around.module else ""
+        around.after = ended.removeprefix(within) if ended.startswith(within) else ""
 
     def next(self, kind: str) -> Spot:
         """Where the call is that is about to be made."""
-        module, counts = self.counts[-1]
-        return counted(counts, module, kind)
+        forward = self._running[-1]
+        return replace(counted(forward.counts, forward.module, kind), after=forward.after)
+
+
+@dataclass
+class _Forward:
+    """One that is running."""
+
+    module: str
+    counts: dict[str, int] = field(default_factory=dict)
+    after: str = ""
 
 
 class CallWatcher(TorchFunctionMode):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -25,27 +25,32 @@ WORKED_OUT = ("view", "reshape", "unflatten")
 def stated_sizes(statements: Sequence[Statement], made: Iterable[Spot], keys: Keys) -> tuple[StatedSize, ...]:
     """All that may have to be stated otherwise, but what is stated differently in two runs of one forward.
 
-    Where all calls on a line state the same, as in loops, that is told once, for however many there are; `made` are all
-    calls that could state something.
+    Where all calls of one place state the same, as in loops, that is told once, for however many there are; or once
+    after each part that a loop goes over. `made` are all calls that could state something.
     """
     found: dict[tuple[Any, ...], StatedSize | None] = {}
-    lines: dict[tuple[Any, ...], list[StatedSize | None]] = {}
-    calls = Counter(where.each for where in made)
+    places: dict[tuple[Any, ...], list[tuple[Spot, StatedSize | None]]] = {}
     for each in statements:
         extents = tuple(keys.extent(axis) for axis in each.axes)
         stated = StatedSize(each.where, each.path, extents, each.constant, each.several)
         place = (each.where, each.path)
         found[place] = stated if found.setdefault(place, stated) == stated else None
     for (where, path), stated_there in found.items():
-        lines.setdefault((where.each, path), []).append(stated_there)
+        places.setdefault((where.each, path), []).append((where, stated_there))
+    calls = Counter(spot for where in made for spot in {where.each, where.behind})
     told: list[StatedSize] = []
-    for (line, _), states in lines.items():
-        known = [each for each in states if each is not None]
-        numbers = tuple(number for each in known for number in each.where.numbers)
-        places = tuple(place for each in known for place in each.where.instructions)
-        forms = {replace(each, where=replace(line, numbers=numbers, instructions=places)) for each in known}
-        alike = len(forms) == 1 and len(known) == len(states) == calls[line]
-        told += forms if alike and len(states) > 1 else known
+    for (place, _), states in places.items():
+        behind: dict[Spot, list[StatedSize | None]] = {}
+        for where, stated_there in states:
+            behind.setdefault(where.behind, []).append(stated_there)
+        once = _once(place, [each for _, each in states], calls)
+        parts = [_once(spot, several, calls) for spot, several in behind.items() if spot != place]
+        if once is not None:
+            told.append(once)
+        elif len(parts) == len(behind) and all(each is not None for each in parts):
+            told += [each for each in parts if each is not None]
+        else:
+            told += [each for _, each in states if each is not None]
     return tuple(
         each for each in told
         if each.constant is not None
@@ -54,15 +59,25 @@ def stated_sizes(statements: Sequence[Statement], made: Iterable[Spot], keys: Ke
     )  # fmt: skip
 
 
-SIDES: dict[str, tuple[str, int]] = {
-    "in_channels": ("weight", 1), "out_channels": ("weight", 0), "in_features": ("weight", 1),
-    "out_features": ("weight", 0), "num_features": ("weight", 0), "num_channels": ("weight", 0),
-    "num_parameters": ("weight", 0), "embedding_dim": ("weight", 1), "hidden_size": ("weight_hh_l0", 1),
-    "input_size": ("weight_ih_l0", 1), "embed_dim": ("out_proj.weight", 0), "in1_features": ("weight", 1),
-    "d_model": ("encoder.layers.0.norm1.weight", 0),
-}  # fmt: skip
-"""Attributes of torch's own modules, and the tensor and the dimension whose size they say."""
-SPOKEN = ("head", "dim", "hidden", "width", "channel", "embed", "feature", "inner", "size", "group", "split")
+def _once(where: Spot, states: Sequence[StatedSize | None], calls: Mapping[Spot, int]) -> StatedSize | None:
+    """What all calls of a place state, if they all state the same."""
+    known = [each for each in states if each is not None]
+    numbers = tuple(number for each in known for number in each.where.numbers)
+    instructions = tuple(place for each in known for place in each.where.instructions)
+    where = replace(where, numbers=numbers, instructions=instructions)
+    forms = {replace(each, where=where) for each in known}
+    return forms.pop() if len(forms) == 1 and len(known) == len(states) == calls[where] else None
+
+
+SIDES = (
+    ("in_channels", "weight", 1), ("out_channels", "weight", 0), ("in_features", "weight", 1),
+    ("out_features", "weight", 0), ("num_features", "weight", 0), ("num_channels", "weight", 0),
+    ("num_parameters", "weight", 0), ("embedding_dim", "weight", 1), ("input_size", "weight_ih_l0", 1),
+    ("hidden_size", "weight_hh_l0", 1), ("proj_size", "weight_hr_l0", 0), ("embed_dim", "out_proj.weight", 0),
+    ("in1_features", "weight", 1),
+)  # fmt: skip
+"""Attributes of torch's own modules, each with the tensor and the dimension whose size it says."""
+SPOKEN = ("d_model", "head", "dim", "hidden", "width", "channel", "embed", "feature", "inner", "size", "group", "split")
 UNSPOKEN = ("window", "patch", "kernel", "stride", "image", "img", "layer", "batch", "class", "label", "vocab", "_size")
 
 
@@ -70,7 +85,7 @@ def says_size(name: str) -> bool:
     """Whether an attribute of this name may say how long something is."""
     against = [x for x in UNSPOKEN if x in name]
     against = [x for x in against if x != "_size" or "hidden" not in name]  # of hidden units it is one
-    return name in SIDES or (any(x in name for x in SPOKEN) and not against)
+    return any(name == each for each, *_ in SIDES) or (any(x in name for x in SPOKEN) and not against)
 
 
 def attributes(model: nn.Module, follower: Follower, layers: Sequence[Layer], keys: Keys) -> tuple[Attribute, ...]:
@@ -79,7 +94,7 @@ def attributes(model: nn.Module, follower: Follower, layers: Sequence[Layer], ke
     found: list[Attribute] = []
     for name, module in model.named_modules():
         layer = by_name.get(name)
-        for attribute, (tensor, dim) in SIDES.items():
+        for attribute, tensor, dim in SIDES:
             if isinstance(getattr(module, attribute, None), int):
                 extent = _of(follower, keys, f"{name}.{tensor}".lstrip("."), dim)
                 if layer is not None and attribute.startswith(("in_", "out_")):
@@ -95,8 +110,14 @@ def attributes(model: nn.Module, follower: Follower, layers: Sequence[Layer], ke
     return tuple(each for each in found if any(extent.groups for extent in each.extents))
 
 
-def spoken(model: nn.Module, stated: Sequence[StatedSize], known: Sequence[Attribute]) -> tuple[Attribute, ...]:
-    """Other whole numbers of modules that are stated as sizes in their forwards, wherever they are that size alone.
+def spoken(
+    model: nn.Module,
+    stated: Sequence[StatedSize],
+    compared: Iterable[tuple[str, Extent]],
+    known: Sequence[Attribute],
+) -> tuple[Attribute, ...]:
+    """Other whole numbers of modules that are stated as sizes in their forwards, or found to be one there by comparing
+    them, wherever they are that size alone.
 
     Those of the module itself, by what they are called; and those of modules within that its forward reads.
     """
@@ -104,6 +125,8 @@ def spoken(model: nn.Module, stated: Sequence[StatedSize], known: Sequence[Attri
     own: dict[str, set[Extent]] = {}
     for each in stated:
         own.setdefault(each.where.module, set()).update(extent for extent in each.extents if extent.groups)
+    for module, extent in compared:
+        own.setdefault(module, set()).update([extent] if extent.groups else [])
     found: dict[tuple[str, str], Attribute] = {}
     for name, extents in own.items():
         for module, attribute, value in _numbers_of(model, name):

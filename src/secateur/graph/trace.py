@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import warnings
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from secateur.errors import TraceError
 from secateur.graph.axes import Axis
+from secateur.graph.compared import Comparison, Widths, checked, fix_compared
 from secateur.graph.count import count_costs
 from secateur.graph.extent import Kept
 from secateur.graph.follow import Follower, Record, in_double, plain_kernels
@@ -92,9 +94,10 @@ def follow(model: nn.Module, example_input: Example) -> Traced:
     described = describe(follower, calls, len(inputs), itemsizes)
     stated = stated_sizes(followed.statements, followed.calls, described.keys)
     said = attributes(precise, follower, described.layers, described.keys)
+    compared = [(module, described.keys.extent(axis)) for module, axis in checked(followed.compared)]
     graph = ModelGraph(
         described.layers, described.groups, dense, described.tensors,
-        (*said, *spoken(precise, stated, said)), stated, tuple(dict.fromkeys(follower.record.norms)),
+        (*said, *spoken(precise, stated, compared, said)), stated, tuple(dict.fromkeys(follower.record.norms)),
         tuple(dict.fromkeys(follower.record.spectra)),
     )  # fmt: skip
     if not graph.prunable:
@@ -114,6 +117,7 @@ class _Followed:
     inputs: Inputs
     answers: list[Tensor]
     drew: bool
+    compared: list[Comparison]
 
 
 def _followed(model: nn.Module, example: Inputs) -> _Followed:
@@ -144,7 +148,10 @@ def _followed(model: nn.Module, example: Inputs) -> _Followed:
     assert found is not None
     watch_training(found.follower, found.inputs)
     leave_what_did_not_run(found.follower)
-    for tensor in found.follower.names.values():
+    fix_compared(found.compared)
+    for name, tensor in found.follower.names.items():
+        if re.search(r"\bweight_hr_l\d", name):
+            found.follower.axes[tensor][1].fix("torch takes a recurrent layer to have a projection if it is wider")
         for axis in found.follower.axes[tensor]:
             axis.fix_squares()
     return found
@@ -162,14 +169,15 @@ def _without_zeros(model: nn.Module, generator: torch.Generator) -> nn.Module:
 def _pass(model: nn.Module, inputs: Inputs) -> _Followed:
     follower = Follower(model)
     recorder = Recorder(follower.axes_of, follower.calls)
+    widths = Widths(follower.axes_of, lambda: (follower.scope.module, follower.where()))
     follower.give(inputs.tensors)
     before = _random_states()
-    with torch.no_grad(), torch.random.fork_rng([]), plain_kernels(in_double(model)), follower, recorder:
+    with torch.no_grad(), torch.random.fork_rng([]), plain_kernels(in_double(model)), follower, recorder, widths:
         outputs = inputs.run(forgetful(model))
         drew = _random_states() != before
     follower.take(outputs)
     answers = [x.detach() for x in tensors_in(outputs)]
-    return _Followed(follower, recorder.statements, recorder.calls_made, inputs, answers, drew)
+    return _Followed(follower, recorder.statements, recorder.calls_made, inputs, answers, drew, widths.noted)
 
 
 def _random_states() -> tuple[object, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -31,8 +32,9 @@ from secateur.prune.restate import called, layers_of
 
 
 def restate_where_needed(model: nn.Module, dense: nn.Module, graph: ModelGraph, kept: Kept, inputs: Inputs) -> None:
-    """Have those modules alone state sizes whose forwards state wrong ones in this cut network; others are of their own
-    classes again. All that state any, where it does not run on the inputs; they are in eval mode."""
+    """Have those modules alone state sizes whose forwards state wrong ones in this cut network, or some that the inputs
+    do not reach; others are of their own classes again. All that state any, where it does not run on the inputs; they
+    are in eval mode."""
     modules, counts = dict(model.named_modules()), {key: len(units) for key, units in lossy(graph, kept).items()}
     before = layers_of(dense)
     set_sizes(modules, graph.sizes, {}, before)
@@ -40,7 +42,8 @@ def restate_where_needed(model: nn.Module, dense: nn.Module, graph: ModelGraph, 
     scope = Scope(model, checking.calls.begin, checking.calls.end)
     with suppress(Exception), torch.no_grad(), torch.random.fork_rng([]), scope, checking:
         inputs.run(model)
-        wrong = {each.where.module for each in checking.missed}
+        unmet = [each for each in sizes if each.where not in checking.met]
+        wrong = {each.where.module for each in (*checking.missed, *unmet)}
         sizes = tuple(each for each in sizes if each.where.module in wrong)
     set_sizes(modules, sizes, counts, before)
 
@@ -55,6 +58,8 @@ class Checking(CallWatcher):
         super().__init__(Calls())
         self._numbers = {} if numbers is None else numbers.seen
         self.missed = set[StatedSize]()
+        self.met = set[Spot]()
+        """Where sizes are stated that was reached."""
         self._counts = counts
         self._sizes: dict[Spot, list[StatedSize]] = {}
         for each in sizes:
@@ -63,7 +68,9 @@ class Checking(CallWatcher):
     def call(self, where: Spot, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call it with what it has to be called with."""
         kind = where.kind
-        stated = [self._now(where, x) for x in (*self._sizes.get(where, ()), *self._sizes.get(where.each, ()))]
+        spots = dict.fromkeys((where, where.each, where.behind))
+        stated = [self._now(where, size) for spot in spots for size in self._sizes.get(spot, ())]
+        self.met.update(each.where for each in stated)
         wrong = [each for each in stated if not self._right(each, args, kwargs)]
         sure = [each for each in wrong if each.constant is not None or any(extent.groups for extent in each.extents)]
         rest = [each for each in wrong if each not in sure]
@@ -133,6 +140,10 @@ def _stated(size: StatedSize, given: object, wanted: object) -> bool:
         assert isinstance(wanted, list)
         each = -(-sum(wanted) // given)
         return all(x == each for x in wanted[:-1]) and len(wanted) == given
+    if name_of(size.where.kind) == "tensor_split":
+        assert isinstance(wanted, list)
+        even = isinstance(given, int) and len(wanted) == given and wanted == sorted(wanted, reverse=True)
+        return wanted[0] - wanted[-1] <= 1 if even else given == type(given)(accumulate(wanted[:-1]))  # type: ignore[call-arg]
     if name_of(size.where.kind) == "split" and isinstance(given, int):
         assert isinstance(wanted, list)
         return all(x == given for x in wanted[:-1]) and wanted[-1] <= given

@@ -180,7 +180,7 @@ class _Proof:
         if isinstance(cut, str):
             return cut
         if [x.shape for x in cut] != [x.shape for x in reference]:
-            return "the network's output"
+            return "without some of its units the network's answer has another shape"
         if same(reference, cut) or (near(reference, cut) and same(reference, cut, self._nudged(kept))):
             return ""
         return "something else than the layers that follow reads its channels"

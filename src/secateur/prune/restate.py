@@ -13,6 +13,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -38,10 +39,13 @@ LOOP = "loop"
 class Restating(TorchFunctionMode):
     """While it is there, the calls that are named take the arguments that are named."""
 
-    def __init__(self, stated: Stated) -> None:
+    def __init__(self, stated: Stated, module: nn.Module) -> None:
         super().__init__()
-        self.stated = stated
+        self.stated, self.module = stated, module
         self.by_line = not torch.compiler.is_dynamo_compiling() and any("@" in name for name in stated)
+        self.by_part = self.by_line and any(name.rpartition("#*")[1] and not name.endswith("#*") for name in stated)
+        self.last: nn.Module | None = None
+        """The module within that ran last."""
         self.counts: dict[str, int] = {}
         self.within = 0
         """Modules within, that are running: their calls are not this forward's own."""
@@ -67,23 +71,25 @@ class Restating(TorchFunctionMode):
             return func(*args, **kwargs)
         names = self._names(kind)
         if getattr(_OF_THREAD, "relating", False):
-            for name in self.stated.keys() & set(names):
+            for name in self.stated.keys() & {name for some in names for name in some}:
                 self.stated[name] = [_related(path, value, args, kwargs) for path, value in self.stated[name]]
-        looked_up = names[:2] if self.by_line else names[2:]
+        by_line, by_number = names
+        looked_up = by_line if self.by_line else by_number
         changes = [change for name in looked_up for change in self.stated.get(name, ())]
         return called(func, kind, args, kwargs, changes) if changes else func(*args, **kwargs)
 
-    def _names(self, kind: str) -> tuple[str, ...]:
-        """Of the call that is about to be made: alone and with others on its line, and by its number.
+    def _names(self, kind: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Of the call that is about to be made: by its line, and by its number.
 
         torch.compile traces one path, whose calls it can number alone.
         """
         if torch.compiler.is_dynamo_compiling():
             self.counts[kind] = self.counts.get(kind, 0) + 1
-            return "", "", f"{kind}:{self.counts[kind]}"
+            return (), (f"{kind}:{self.counts[kind]}",)
         where = counted(self.counts, "", kind)
-        line, *numbers = where.names
-        return line, where.each.names[0], *numbers
+        if self.by_part:
+            where = replace(where, after=next((n for n, x in self.module.named_modules() if x is self.last), ""))
+        return where.lines, where.names[1:]
 
 
 @contextmanager
@@ -122,6 +128,8 @@ def _begin(module: nn.Module, args: object) -> None:
 def _end(module: nn.Module, args: object, output: object) -> None:
     for each in _running():
         each.within -= 1
+        if each.within == 0:
+            each.last = module
 
 
 def _watch(module: nn.Module) -> None:
@@ -166,7 +174,7 @@ def _restated(kind: type) -> type:
             """The last layer outermost: it was found where the others had put sizes right."""
             if not layers:
                 return self.forward_set(*args, **kwargs) if hasattr(self, OWN) else kind.forward(self, *args, **kwargs)  # type: ignore[attr-defined]
-            with Restating(layers[-1]):
+            with Restating(layers[-1], self):
                 return _run(self, layers[:-1], args, kwargs)
 
         own = {"forward": forward, "__module__": kind.__module__, "__qualname__": kind.__qualname__}
@@ -218,15 +226,20 @@ def grouped(sizes: Iterable[tuple[Spot, Path, Any]]) -> dict[str, Stated]:
     return dict(found)
 
 
+PARTED = ("chunk", "tensor_split")
+"""Functions that are told how many parts there are, or where they end."""
+
+
 def called(func: Any, kind: str, args: tuple[Any, ...], kwargs: dict[str, Any], changes: list[tuple[Path, Any]]) -> Any:
-    """What a function gives with other arguments at these paths; `chunk` cannot be told sizes, and `split` can."""
+    """What a function gives with other arguments at these paths; what cannot be told sizes is split."""
     for path, value in changes:
         if name_of(kind) in NUMBERED and not is_number(argument(args, kwargs, path[:1])):
             continue
         args, kwargs = replaced(args, kwargs, path, value)
-    if name_of(kind) == "chunk" and changes:
+    if name_of(kind) in PARTED and changes:
         dim = kwargs.get("dim", args[2] if len(args) > 2 else 0)
-        return torch.split(args[0], args[1] if len(args) > 1 else kwargs["chunks"], dim)
+        sizes = args[1] if len(args) > 1 else next(value for name, value in kwargs.items() if name != "dim")
+        return torch.split(args[0], list(sizes), dim)
     return func(*args, **kwargs)
 
 

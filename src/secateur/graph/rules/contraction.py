@@ -84,7 +84,8 @@ def convolution(call: Call) -> Axes:
     batch = axes[: len(axes) - spatial - 1]
     channels = axes[-spatial - 1]
     transposed, groups = call.get("transposed", False), call.get("groups", 1)
-    call.fix((*axes[len(axes) - spatial :], *weight[2:]), "moves along them")
+    pixels = tuple(_moved(call, dim, spatial) for dim in range(spatial))
+    call.fix(weight[2:], "moves along them")
     first, second = (channels, weight[0]) if transposed else (weight[0], channels)
     split, inner = Axis(groups), weight[1]
     members = Axis(first.size // groups)
@@ -98,12 +99,22 @@ def convolution(call: Call) -> Axes:
         call.contract("input", len(axes) - spatial - 1, channels)
     if call.get("bias") is not None:
         unify(out, call.axes("bias")[0])
-    pixels = tuple(call.fixed(size) for size in call.shape[len(call.shape) - spatial :])
     kernel = tuple(axis.size for axis in weight[2:])
     each = split if groups > 1 else None
     sides = (0, 1) if transposed else (1, 0)
     call.contractions.append(Contraction(call["weight"], contracted, out, (*batch, *pixels), kernel, each, sides))
     return (*batch, out, *pixels)
+
+
+def _moved(call: Call, dim: int, spatial: int) -> Axis:
+    """What becomes of a dimension that a convolution moves along: a kernel of one place moves nothing."""
+    axis, size = call.axes("input")[dim - spatial], call.shape[dim - spatial]
+    places = call["weight"].shape[2 + dim]
+    step, border = (call[name][dim % len(call[name])] for name in ("stride", "padding"))
+    if (places, step, border) == (1, 1, 0) and axis.size == size:
+        return axis
+    call.fix([axis], "moves along them")
+    return call.fixed(size)
 
 
 @rule("torchvision::deform_conv2d")

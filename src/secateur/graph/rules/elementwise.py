@@ -24,7 +24,8 @@ def pointwise(call: Call) -> Axes:
     "aten::contiguous", "aten::zeros_like", "aten::ones_like", "aten::empty_like", "aten::full_like", "aten::rand_like",
     "aten::randn_like", "aten::fill", "aten::zero", "aten::bernoulli", "aten::dropout", "aten::_conj",
     "aten::resolve_conj", "aten::masked_fill", "aten::uniform", "aten::normal", "aten::random",
-    "aten::_prelu_kernel", "aten::threshold", "aten::rrelu_with_noise_functional", "aten::hardswish", "aten::rsub",
+    "aten::_prelu_kernel", "aten::threshold", "aten::rrelu_with_noise",
+    "aten::rrelu_with_noise_functional", "aten::hardswish", "aten::rsub",
     "aten::floor_divide", "aten::special_expit", "aten::polar", "aten::complex", "aten::real", "aten::imag",
     "aten::bucketize",
 )  # fmt: skip
@@ -32,6 +33,14 @@ def same(call: Call) -> Axes:
     """The axes of the first argument; of a mask beside it, too."""
     operands = [call.axes_of(tensor) for tensor in call.tensors()]
     return broadcast(operands, len(call.shape))
+
+
+@rule("aten::mse_loss", "aten::smooth_l1_loss", "aten::huber_loss")
+def loss(call: Call) -> Axes:
+    """Of each element alone; means and sums of them take all together."""
+    if call["reduction"]:
+        raise NotImplementedError
+    return broadcast([call.axes("self"), call.axes("target")], len(call.shape))
 
 
 @rule("aten::copy")

@@ -51,6 +51,14 @@ def slice_(call: Call) -> Axes:
     return tuple(axes)
 
 
+@rule("aten::_pack_padded_sequence")
+def packed(call: Call) -> Sequence[Axes]:
+    """Sequences without what pads them, step after step: [steps, features], and how many there are at each."""
+    axes = call.axes("input")
+    call.fix(axes[:2], "takes some of them")
+    return [(call.fixed(call.shape[0]), *axes[2:]), (call.fixed(len(call.results[1])),)]
+
+
 @rule("aten::split", "aten::split_with_sizes", "aten::unsafe_split", "aten::unsafe_chunk", "aten::chunk")
 def split(call: Call) -> Sequence[Axes]:
     """Stretches of a dimension."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from secateur.graph.axes import Axis, align_products, product
+from secateur.graph.rules.elementwise import broadcast
 from secateur.graph.rules.table import Axes, Call, rule
 
 
@@ -40,6 +41,15 @@ def pooling(call: Call) -> Axes:
 def max_pooling(call: Call) -> Sequence[Axes]:
     """As pooling; and where the values were."""
     return [tuple(pooling(call))] * len(call.results)  # type: ignore[arg-type]
+
+
+@rule("aten::max_unpool2d", "aten::max_unpool3d")
+def max_unpooling(call: Call) -> Axes:
+    """Values put back where they were the largest."""
+    spatial = _dims_of(call)
+    call.fix((*call.axes("self")[-spatial:], *call.axes("indices")[-spatial:]), "moves along them")
+    first = broadcast([call.axes("self")[:-spatial], call.axes("indices")[:-spatial]], len(call.shape) - spatial)
+    return (*first, *(call.fixed(size) for size in call.shape[-spatial:]))
 
 
 @rule("aten::im2col")
