@@ -628,6 +628,25 @@ def test_a_width_that_a_module_checks_is_set(checks: str) -> None:
     assert small(x).shape == (4, 3)
 
 
+def test_what_a_forward_raises_is_told_in_its_words() -> None:
+    class Refusing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.least, self.one, self.other = 12, nn.Linear(6, 12), nn.Linear(6, 8)
+            self.out, self.beside = nn.Linear(12, 3), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.one(x)
+            if y.shape[1] < self.least:
+                raise ValueError("too narrow")
+            return self.out(y) + self.beside(self.other(x))
+
+    graph = sc.inspect(settled(Refusing()), torch.randn(4, 6))
+    assert graph.group["one"].fixed.startswith("without some of its units the network does not run (Refusing, test_")
+    assert graph.group["one"].fixed.endswith(": ValueError too narrow)")
+    assert [group.key for group in graph.prunable] == ["other"]
+
+
 def test_the_hooks_that_a_network_sets_up_are_a_part_of_it() -> None:
     class Hooked(nn.Sequential):
         def __init__(self) -> None:

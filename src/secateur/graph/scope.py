@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dis
 import inspect
 import os
 import sys
@@ -85,16 +86,21 @@ def source_of(code: object) -> str:
 
 
 def where_raised(error: BaseException) -> str:
-    """The module whose forward an error comes from, and the line of the user's code, as far as they can be told."""
-    found, trace = [], error.__traceback__
+    """The module whose forward an error comes from, and the line of the user's code, as far as they can be told.
+
+    What the user's code raises itself is told in its words, and what comes of torch is not.
+    """
+    found, words, trace = "torch's own code", "", error.__traceback__
     while trace is not None:
         code = trace.tb_frame.f_code
         if not code.co_filename.startswith((*NOT_USERS, "<")):
             owner = trace.tb_frame.f_locals.get("self")
             within = f"{type(owner).__name__}, " if isinstance(owner, nn.Module) else ""
-            found.append(f"{within}{Path(code.co_filename).name}:{trace.tb_lineno}")
+            found = f"{within}{Path(code.co_filename).name}:{trace.tb_lineno}"
+            raises = code.co_code[trace.tb_lasti] == dis.opmap["RAISE_VARARGS"]
+            words = f": {type(error).__name__} {' '.join(str(error).split())[:100]}".rstrip() if raises else ""
         trace = trace.tb_next
-    return found[-1] if found else "torch's own code"
+    return found + words
 
 
 class Scope:
