@@ -131,12 +131,17 @@ def _sites_of(name: str, axes: Iterable[Axis], keys: Keys) -> Iterable[Site]:
 
 
 def _bare(follower: Follower, keys: Keys) -> Iterable[Site]:
-    """Free axes that parameters alone make."""
+    """Free axes that parameters alone make; and the last of a table's, where all of them stay."""
     for name in (name for name in follower.names if name in follower.touched):
-        for axis in follower.axes[follower.names[name]]:
-            for leaf in dict.fromkeys(axis.leaves()):
-                if isinstance(leaf.form, Free) and leaf.size > 1 and leaf not in keys.key:
-                    yield keys.name(leaf, name), leaf.size, "", leaf
+        axes = follower.axes[follower.names[name]]
+        leaves = [leaf for axis in axes for leaf in dict.fromkeys(axis.leaves())]
+        for leaf in leaves:
+            if isinstance(leaf.form, Free) and leaf.size > 1 and leaf not in keys.key:
+                yield keys.name(leaf, name), leaf.size, "", leaf
+        last = leaves[-1] if leaves else None
+        trained = isinstance(follower.names[name], nn.Parameter) and len(axes) > 1
+        if last is not None and trained and not any(leaf in keys.key for leaf in leaves):
+            yield keys.name(last, name), last.size, getattr(last.form, "reason", "a single index"), last
 
 
 def _layer(name: str, found: Sequence[Found], follower: Follower, calls: Calls, keys: Keys, examples: int) -> Layer:
