@@ -122,9 +122,12 @@ def test_the_scale_of_attention_stays_when_dims_go() -> None:
 
 @pytest.mark.parametrize("batch_first", [True, False])
 @pytest.mark.parametrize("masks", ["none", "padding", "boolean", "float", "three"])
-def test_open_attention_answers_as_torchs_own(batch_first: bool, masks: str) -> None:
+@pytest.mark.parametrize("more", [(), ("add_bias_kv",), ("add_bias_kv", "add_zero_attn")])
+def test_open_attention_answers_as_torchs_own(batch_first: bool, masks: str, more: tuple[str, ...]) -> None:
     torch.manual_seed(0)
-    theirs = nn.MultiheadAttention(12, 3, batch_first=batch_first, kdim=8, vdim=6).eval()
+    theirs = nn.MultiheadAttention(
+        12, 3, batch_first=batch_first, kdim=8, vdim=6, **dict.fromkeys(more, True)
+    ).eval()  # fmt: skip
     mine = copy.deepcopy(theirs)
     open_attention(mine)
     assert isinstance(mine, OpenAttention)
@@ -140,6 +143,21 @@ def test_open_attention_answers_as_torchs_own(batch_first: bool, masks: str) -> 
     }[masks]
     for one, other in zip(theirs(*inputs, **given), mine(*inputs, **given), strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_attention_with_keys_of_its_own_is_cut() -> None:
+    class Kept(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.into, self.out = nn.Linear(5, 16), nn.Linear(16, 3)
+            self.attend = nn.MultiheadAttention(16, 2, batch_first=True, add_bias_kv=True, add_zero_attn=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.into(x)
+            return self.out(x + self.attend(x, x, x, need_weights=False)[0])
+
+    graph = sc.inspect(settled(Kept()), torch.randn(3, 5, 5))
+    assert [group.width for group in graph.prunable] == [16, 2, 8, 8]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ class OpenAttention(nn.MultiheadAttention):
     """The same answers, from what the weights say: heads, query and value dimensions may each be any number.
 
     It takes the inputs of `nn.MultiheadAttention`, and gives the same outputs; how many heads there are says
-    `num_heads`. Extra keys (`bias_k`, `add_zero_attn`) are not taken.
+    `num_heads`.
     """
 
     _qkv_same_embed_dim = False
@@ -46,13 +46,18 @@ class OpenAttention(nn.MultiheadAttention):
             query, key, value = (x.unsqueeze(0 if self.batch_first else 1) for x in (query, key, value))
         if not self.batch_first:
             query, key, value = (x.transpose(0, 1) for x in (query, key, value))
-        q, k, v = (
-            self._heads(F.linear(x, weight, bias))
-            for x, (weight, bias) in zip((query, key, value), self._projections(), strict=True)
-        )
+        projected = zip((query, key, value), self._projections(), strict=True)
+        q, k, v = (F.linear(x, weight, bias) for x, (weight, bias) in projected)
+        if self.bias_k is not None and self.bias_v is not None:
+            k, v = (torch.cat((x, own.expand(len(x), 1, -1)), 1) for x, own in ((k, self.bias_k), (v, self.bias_v)))
+        q, k, v = (self._heads(x) for x in (q, k, v))
+        if self.add_zero_attn:
+            k, v = (F.pad(x, (0, 0, 0, 1)) for x in (k, v))
         if not batched and key_padding_mask is not None:
             key_padding_mask = key_padding_mask.unsqueeze(0)
         mask = self._mask(q, attn_mask, key_padding_mask)
+        if mask is not None:  # what is added to the keys is always looked at
+            mask = F.pad(mask, (0, (self.bias_k is not None) + self.add_zero_attn))
         weights = (q * self.scale) @ k.transpose(-2, -1)
         weights = torch.softmax(weights if mask is None else weights + mask, -1)
         weights = F.dropout(weights, self.dropout, self.training)
@@ -104,7 +109,7 @@ class OpenAttention(nn.MultiheadAttention):
 def opened(model: nn.Module) -> nn.Module:
     """The network, whose attention layers of torch's own class are such; in place."""
     for module in model.modules():
-        if type(module) is nn.MultiheadAttention and module.bias_k is None and not module.add_zero_attn:
+        if type(module) is nn.MultiheadAttention:
             open_attention(module)
     return unnested(model)
 
