@@ -605,6 +605,40 @@ def test_what_a_forward_compares_the_width_of_stays(
     assert said.startswith("a comparison of its width decides what runs in the network") or "other" in left
 
 
+@pytest.mark.parametrize("numbers", ["own", "of layers"])
+def test_a_number_that_decides_what_runs_stays(numbers: str) -> None:
+    class Deciding(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.in_dim, self.out_dim = 8, 16
+            self.one, self.other, self.out = nn.Linear(6, 8), nn.Linear(8, 16), nn.Linear(16, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.one(x).view(-1, self.in_dim)
+            y = self.other(x).view(-1, self.out_dim)
+            same = self.in_dim == self.out_dim if numbers == "own" else self.one.out_features == self.other.out_features
+            return self.out(y + x if same else y)
+
+    graph = sc.inspect(settled(Deciding()), torch.randn(4, 6))
+    assert [group.key for group in graph.prunable] == ["one"]
+    assert graph.group["other"].fixed.startswith("a comparison of its width decides what runs")
+
+
+def test_code_that_asks_for_plain_numbers_is_followed() -> None:
+    class Plain(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.out = nn.Linear(6, 8), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.one(x)
+            if type(x.shape[1]) is not int:
+                raise TypeError("a whole number, please")
+            return self.out(x)
+
+    assert [group.key for group in sc.inspect(settled(Plain()), torch.randn(4, 6)).prunable] == ["one"]
+
+
 @pytest.mark.parametrize("checks", ["assert", "raise", "torch"])
 def test_a_width_that_a_module_checks_is_set(checks: str) -> None:
     class Checking(nn.Module):

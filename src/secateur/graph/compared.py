@@ -1,27 +1,47 @@
 """Widths that a forward compares: `if x.shape[1] == y.shape[1]: y = y + x` may do something else once one is cut.
 
-While a pass is followed, sizes of tensors are whole numbers that remember the axes they are of, and tell of being
-compared. Units only ever go, so what is larger may come down to what it is compared with, and never the other way.
+While a pass is followed, sizes of tensors, and the numbers of modules that may say one, are whole numbers that remember
+what they are of, and tell of being compared. Units only ever go, so what is larger may come down to what it is compared
+with, and never the other way.
 """
 
 from __future__ import annotations
 
-import operator
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from secateur.graph.axes import Axis
+from secateur.graph.extent import Extent
 from secateur.graph.scope import NOT_USERS
 
 SIZES = (Tensor.shape.__get__, Tensor.size)  # type: ignore[attr-defined]
 Told = Callable[[], tuple[str, str]]
 """The module whose forward runs, and where that is in words."""
+
+
+Source = tuple[str, str]
+"""A number that a module has: the module, and what the number is called."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of a comparison: what it is, and the axes and the modules' numbers that it follows from."""
+
+    size: int
+    axes: tuple[Axis, ...] = ()
+    sources: tuple[Source, ...] = ()
+    worked_out: bool = False
+
+    def extents(self, keys: Callable[[Axis], Extent], said: Mapping[Source, Extent]) -> list[Extent]:
+        """Of what it follows from."""
+        return [*map(keys, self.axes), *(said[source] for source in self.sources if source in said)]
 
 
 @dataclass(frozen=True)
@@ -30,11 +50,7 @@ class Comparison:
 
     module: str
     where: str
-    sizes: tuple[int, int]
-    axes: tuple[tuple[Axis, ...], tuple[Axis, ...]]
-    """Of either side: the axes whose sizes it is worked out from."""
-    worked_out: bool
-    """Whether some side is no size, but a number that follows from some."""
+    sides: tuple[Side, Side]
     users: bool
     """Whether it stands in code of the user's."""
 
@@ -42,15 +58,14 @@ class Comparison:
 class Width(int):
     """The size of an axis, or a whole number that follows from some."""
 
-    axes: tuple[Axis, ...]
-    worked_out: bool
+    side: Side
     widths: Widths
 
     @classmethod
-    def of(cls, size: int, axes: tuple[Axis, ...], worked_out: bool, widths: Widths) -> Width:
-        """A number of these axes, of which `widths` is told."""
-        found = cls(size)
-        found.axes, found.worked_out, found.widths = axes, worked_out, widths
+    def of(cls, side: Side, widths: Widths) -> Width:
+        """The number, of which `widths` is told."""
+        found = cls(side.size)
+        found.side, found.widths = side, widths
         return found
 
     __hash__ = int.__hash__
@@ -79,8 +94,9 @@ def _works_out(name: str) -> Callable[..., Any]:
         found = plain(self, *others)
         if type(found) is not int:
             return found
-        axes = (*self.axes, *(axis for other in others for axis in getattr(other, "axes", ())))
-        return Width.of(found, axes, True, self.widths)
+        sides = [self.side, *(other.side for other in others if isinstance(other, Width))]
+        axes, sources = (tuple(x for side in sides for x in getattr(side, name)) for name in ("axes", "sources"))
+        return Width.of(Side(found, axes, sources, True), self.widths)
 
     return work_out
 
@@ -122,8 +138,8 @@ class Widths(TorchFunctionMode):
         axes = self.axes_of(args[0])
         if isinstance(found, int):
             dim = args[1] if len(args) > 1 else (kwargs or {})["dim"]
-            return Width.of(found, (axes[dim],), False, self)
-        return torch.Size([Width.of(size, (axis,), False, self) for size, axis in zip(found, axes, strict=True)])
+            return Width.of(Side(found, (axes[dim],)), self)
+        return torch.Size([Width.of(Side(size, (axis,)), self) for size, axis in zip(found, axes, strict=True)])
 
     def note(self, one: Width, other: Any) -> None:
         """That a width was compared."""
@@ -132,10 +148,24 @@ class Widths(TorchFunctionMode):
         file = _called_from()
         if file.startswith(NOT_USERS[1]):
             return
-        sides = one.axes, getattr(other, "axes", ())
-        worked_out = one.worked_out or getattr(other, "worked_out", False)
-        sizes = int(one), int(other)
-        self.noted.append(Comparison(*self.told(), sizes, sides, worked_out, not file.startswith(NOT_USERS[0])))
+        sides = one.side, other.side if isinstance(other, Width) else Side(int(other))
+        self.noted.append(Comparison(*self.told(), sides, not file.startswith(NOT_USERS[0])))
+
+
+@contextmanager
+def numbers_told(model: nn.Module, widths: Widths, says_size: Callable[[str], bool]) -> Iterator[None]:
+    """For a while, the whole numbers of modules that may say how long something is tell of being compared, too."""
+    held: list[tuple[dict[str, Any], str, int]] = []
+    for module, own in ((name, vars(module)) for name, module in model.named_modules()):
+        held += [(own, name, value) for name, value in own.items() if type(value) is int and says_size(name)]
+        for name in (name for place, name, _ in held if place is own):
+            own[name] = Width.of(Side(own[name], sources=((module, name),)), widths)
+    try:
+        yield
+    finally:
+        for own, name, value in held:
+            if isinstance(own.get(name), Width):
+                own[name] = value
 
 
 def _called_from() -> str:
@@ -146,23 +176,33 @@ def _called_from() -> str:
     return frame.f_code.co_filename
 
 
-def fix_compared(noted: list[Comparison]) -> None:
-    """Keep axes whose size decides what a forward does, wherever another size may decide otherwise.
+def deciding(
+    noted: Iterable[Comparison], keys: Callable[[Axis], Extent], said: Mapping[Source, Extent]
+) -> dict[str, str]:
+    """The groups whose width decides what a forward does, and may decide otherwise once it is another: the reasons.
 
-    Where both sides are as large, any cut shows it: that is left to the proof.
+    Where both sides are as large, any cut shows it: that is left to the proof. A width that is compared with 1 is taken
+    to be looked at for being there at all.
     """
+    reasons: dict[str, str] = {}
     for each in noted:
-        leaves = [[leaf for axis in side for leaf in axis.leaves()] for side in each.axes]
-        larger, smaller = max(each.sizes), min(each.sizes)
-        if not each.users or larger == smaller or leaves[0] == leaves[1]:
+        one, other = each.sides
+        extents = [side.extents(keys, said) for side in each.sides]
+        if not each.users or one.size == other.size or extents[0] == extents[1]:
             continue
-        sides = leaves if each.worked_out else [leaves[each.sizes.index(larger)]] if smaller >= 1 else []
-        for leaf in (leaf for side in sides for leaf in side):
-            leaf.fix(f"a comparison of its width decides what runs{each.where}")
+        larger = extents[0] if one.size > other.size else extents[1]
+        may = [*extents[0], *extents[1]] if one.worked_out or other.worked_out else larger
+        if min(one.size, other.size) > 1 or one.worked_out or other.worked_out:
+            for key in (key for extent in may for key in extent.groups):
+                reasons.setdefault(key, f"a comparison of its width decides what runs{each.where}")
+    return reasons
 
 
-def checked(noted: list[Comparison]) -> Iterator[tuple[str, Axis]]:
+def checked(noted: Iterable[Comparison]) -> Iterator[tuple[str, Axis]]:
     """Modules whose forwards compare a size with a number that it is, and the axis: they may have that number."""
     for each in noted:
-        if operator.eq(*each.sizes) and not each.axes[1] and not each.worked_out:
-            yield each.module, each.axes[0][0]
+        one, other = each.sides
+        if one.size == other.size and len(one.axes) == 1 and not (other.axes or one.worked_out or other.worked_out):
+            yield each.module, one.axes[0]
+        elif one.size == other.size and len(other.axes) == 1 and not (one.axes or one.worked_out or other.worked_out):
+            yield each.module, other.axes[0]

@@ -6,6 +6,7 @@ import random
 import re
 import warnings
 from collections.abc import Callable, Collection, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,18 +15,18 @@ from torch import Tensor, nn
 
 from secateur.errors import TraceError
 from secateur.graph.axes import Axis
-from secateur.graph.compared import Comparison, Widths, checked, fix_compared
+from secateur.graph.compared import Comparison, Widths, checked, deciding, numbers_told
 from secateur.graph.count import count_costs
 from secateur.graph.extent import Kept
 from secateur.graph.follow import Follower, Record, in_double, plain_kernels
 from secateur.graph.forward import Calls, watch
 from secateur.graph.graph import ModelGraph
 from secateur.graph.inputs import Example, Inputs, as_inputs, joined, tensors_in
-from secateur.graph.network import Keys, describe
+from secateur.graph.network import Keys, describe, with_reasons
 from secateur.graph.private import copied, forgetful, hooked_by_caller, private_copy
 from secateur.graph.recorder import Recorder, Statement
 from secateur.graph.sizes import Spot
-from secateur.graph.stated import attributes, spoken, stated_sizes
+from secateur.graph.stated import attributes, says_size, spoken, stated_sizes
 from secateur.graph.unreached import leave_what_did_not_run, watch_training
 from secateur.sparse import masked_layers
 
@@ -95,10 +96,12 @@ def follow(model: nn.Module, example_input: Example) -> Traced:
     stated = stated_sizes(followed.statements, followed.calls, described.keys)
     said = attributes(precise, follower, described.layers, described.keys)
     compared = [(module, described.keys.extent(axis)) for module, axis in checked(followed.compared)]
+    said = (*said, *spoken(precise, stated, compared, said))
+    lengths = {(each.module, each.name): each.extents[0] for each in said if not each.several}
+    decide = deciding(followed.compared, described.keys.extent, lengths)
     graph = ModelGraph(
-        described.layers, described.groups, dense, described.tensors,
-        (*said, *spoken(precise, stated, compared, said)), stated, tuple(dict.fromkeys(follower.record.norms)),
-        tuple(dict.fromkeys(follower.record.spectra)),
+        described.layers, with_reasons(described.groups, decide), dense, described.tensors, said, stated,
+        tuple(dict.fromkeys(follower.record.norms)), tuple(dict.fromkeys(follower.record.spectra)),
     )  # fmt: skip
     if not graph.prunable:
         reasons = "; ".join(f"{group.key}: {group.fixed}" for group in graph.groups[:5]) or "it has no such layers"
@@ -148,7 +151,6 @@ def _followed(model: nn.Module, example: Inputs) -> _Followed:
     assert found is not None
     watch_training(found.follower, found.inputs)
     leave_what_did_not_run(found.follower)
-    fix_compared(found.compared)
     for name, tensor in found.follower.names.items():
         if re.search(r"\bweight_hr_l\d", name):
             found.follower.axes[tensor][1].fix("torch takes a recurrent layer to have a projection if it is wider")
@@ -167,13 +169,25 @@ def _without_zeros(model: nn.Module, generator: torch.Generator) -> nn.Module:
 
 
 def _pass(model: nn.Module, inputs: Inputs) -> _Followed:
+    try:
+        return _watched(model, inputs, compared=True)
+    except TypeError:  # some code asks for whole numbers of the plainest type
+        return _watched(model, inputs, compared=False)
+
+
+def _watched(model: nn.Module, inputs: Inputs, compared: bool) -> _Followed:
+    """`compared`: whether sizes tell of being compared."""
     follower = Follower(model)
     recorder = Recorder(follower.axes_of, follower.calls)
     widths = Widths(follower.axes_of, lambda: (follower.scope.module, follower.where()))
     follower.give(inputs.tensors)
     before = _random_states()
-    with torch.no_grad(), torch.random.fork_rng([]), plain_kernels(in_double(model)), follower, recorder, widths:
-        outputs = inputs.run(forgetful(model))
+    with torch.no_grad(), torch.random.fork_rng([]), plain_kernels(in_double(model)), follower, recorder:
+        with ExitStack() as stack:
+            if compared:
+                stack.enter_context(numbers_told(model, widths, says_size))
+                stack.enter_context(widths)
+            outputs = inputs.run(forgetful(model))
         drew = _random_states() != before
     follower.take(outputs)
     answers = [x.detach() for x in tensors_in(outputs)]
