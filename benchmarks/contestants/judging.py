@@ -250,10 +250,12 @@ def _no_moments(x: Tensor, dim: Any, keepdim: bool = False, **_: Any) -> tuple[T
 
 
 def _over_channels(of: Callable[..., Tensor], stand_in: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """A function that takes dimensions together; where those are the channels of pictures, what stands in for it."""
+    """A function that takes dimensions together; where those are the channels of pictures, or the last of three, which
+    may be units or states, what stands in for it."""
 
     def found(x: Tensor, dim: Any = None, *args: Any, **kwargs: Any) -> Tensor:
-        return (stand_in if dim == 1 and x.ndim == 4 else of)(x, *([] if dim is None else [dim]), *args, **kwargs)
+        units = (dim == 1 and x.ndim == 4) or (dim == -1 and x.ndim == 3)
+        return (stand_in if units else of)(x, *([] if dim is None else [dim]), *args, **kwargs)
 
     return found
 
