@@ -160,6 +160,7 @@ def totals(rows: list[dict[str, Any]]) -> dict[str, float]:
         "wrong_results": sum(row.get("exact") is False for row in rows),
         "crashes": sum(bool(row["crash"]) for row in rows),
         "median_seconds": statistics.median(seconds) if seconds else 0.0,
+        "longest_seconds": max(seconds, default=0.0),
     }
 
 

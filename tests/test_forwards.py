@@ -19,6 +19,8 @@ from secateur.graph import Inputs, tensors_in
 from secateur.graph.inputs import as_inputs
 from secateur.prune import Cutter
 
+PLAIN = sc.PruneSettings(refit=False, sequential=False, recalibrate=False)
+
 # ---- networks --------------------------------------------------------------------------------------------------------
 
 
@@ -517,8 +519,7 @@ def test_numbers_follow_other_sizes_once_a_network_is_finished(
             return self.out(divided(x, c * h * w)).sum((2, 3))
 
     model, x = settled(Gram()), torch.randn(4, 3, 8, 8)
-    plain = sc.PruneSettings(refit=False, sequential=False, recalibrate=False)
-    small = sc.prune(model, x, sc.Plan({"into": 0.5}), calibration=[torch.randn(30, 3, 8, 8)], settings=plain).eval()
+    small = sc.prune(model, x, sc.Plan({"into": 0.5}), calibration=[torch.randn(30, 3, 8, 8)], settings=PLAIN).eval()
     sc.save(small, tmp_path / "small.safetensors")
     back = sc.load(tmp_path / "small.safetensors", Gram()).eval()
     for pixels in (8, 16):
@@ -547,9 +548,6 @@ def test_the_stream_of_a_transformer_between_embeddings_is_cut() -> None:
     small = sc.prune(model, pair, sc.Plan({stream.key: 0.5}), calibration=[pair]).eval()
     assert (small.get_submodule("source").weight.shape, small.get_submodule("between").d_model) == ((20, 8), 8)
     assert small(sentences(9), sentences(4)).shape == (3, 4, 20)
-
-
-PLAIN = sc.PruneSettings(refit=False, sequential=False, recalibrate=False)
 
 
 def test_rounds_that_the_example_has_not_state_the_same_sizes() -> None:
