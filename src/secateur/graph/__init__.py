@@ -4,9 +4,21 @@ from secateur.graph.attention import OpenAttention, open_attention, opened, unne
 from secateur.graph.count import count_costs
 from secateur.graph.entries import PICKED, entries_named, entries_of, with_entries
 from secateur.graph.extent import Extent, Index, Kept
-from secateur.graph.follow import plain_kernels
+from secateur.graph.follow import in_double, plain_kernels
 from secateur.graph.forward import BATCH_NORMS, computes_more, first_input, watch
-from secateur.graph.graph import ChannelGroup, Count, Counts, Held, Layer, ModelGraph, Side, Slice, Sparsity
+from secateur.graph.graph import (
+    QUERY_KEY,
+    VALUE,
+    ChannelGroup,
+    Count,
+    Counts,
+    Held,
+    Layer,
+    ModelGraph,
+    Side,
+    Slice,
+    Sparsity,
+)
 from secateur.graph.inputs import Example, Inputs, as_inputs, joined, positional, tensors_in
 from secateur.graph.layout import best_layout, laid_out
 from secateur.graph.masked import Masked
@@ -34,6 +46,8 @@ from secateur.graph.trace import Traced, examples_of, follow, trace
 __all__ = [
     "BATCH_NORMS",
     "PICKED",
+    "QUERY_KEY",
+    "VALUE",
     "Attribute",
     "CallWatcher",
     "Calls",
@@ -73,6 +87,7 @@ __all__ = [
     "first_input",
     "follow",
     "forgetful",
+    "in_double",
     "joined",
     "kind_of",
     "laid_out",

@@ -23,6 +23,8 @@ Count = int | npt.NDArray[np.int64]
 """A number of units or channels, or an array of such numbers to be priced at once."""
 Counts = Mapping[str, int]
 """Group key -> units kept. A group that is absent is kept whole."""
+QUERY_KEY, VALUE = "query and key dims", "value dims"
+"""Roles of sites that attention has, beside its heads."""
 
 
 @dataclass(frozen=True)
@@ -177,6 +179,15 @@ class ChannelGroup:
     fixed: str = ""
     entry: bool = False
     """Whether it is one layer's choice of its own input channels (see `entries`)."""
+
+    @property
+    def made(self) -> tuple[Slice, ...]:
+        """Where the units are made; queries and keys that one layer makes are two."""
+        made = tuple(part for part in self.slices if part.side == "out")
+        if self.role == QUERY_KEY and len(made) == 1 and made[0].index.shape[1] % 2 == 0:
+            halves = np.split(made[0].index, 2, axis=1)
+            return tuple(Slice(made[0].module, "out", half) for half in halves)
+        return made
 
     @property
     def layers(self) -> tuple[str, ...]:

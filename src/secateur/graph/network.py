@@ -14,7 +14,7 @@ from secateur.graph.axes import Axis, Fixed, Free, Product, Sum, product
 from secateur.graph.extent import Extent, site, whole
 from secateur.graph.follow import Follower, Found
 from secateur.graph.forward import Calls, computes_more
-from secateur.graph.graph import ChannelGroup, Held, Kind, Layer, Slice
+from secateur.graph.graph import QUERY_KEY, VALUE, ChannelGroup, Held, Kind, Layer, Slice
 
 
 class Keys:
@@ -215,9 +215,9 @@ def _roles(runs: dict[str, list[Found]], follower: Follower) -> dict[Axis, str]:
         for axis in found.what.factor:
             roles |= dict.fromkeys(axis.leaves(), "heads")
         for leaf in found.what.contracted.leaves():
-            roles.setdefault(leaf, "query and key dims")
+            roles.setdefault(leaf, QUERY_KEY)
         for leaf in found.what.out.leaves():
-            roles.setdefault(leaf, "value dims")
+            roles.setdefault(leaf, VALUE)
     for name, tensor in follower.names.items():
         if "weight_hh" in name and tensor.dim() > 1:
             roles |= dict.fromkeys(follower.axes[tensor][1].leaves(), "hidden units")

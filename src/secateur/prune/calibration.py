@@ -120,19 +120,30 @@ MOST_ELEMENTS = 2**27
 """Of one layer's input rows, so that they fit in memory (0.5 GB)."""
 
 
-def sample_positions(layer: Layer, examples: int, rows: int = 32, fewest: int = 4096) -> Tensor:
+def sample_positions(
+    layer: Layer, examples: int, rows: int = 32, fewest: int = 4096, matters: Tensor | None = None
+) -> Tensor:
     """Output positions to look at, [examples, per example]: about `rows` for each input feature, `fewest` at least.
 
-    All of a layer's positions where it has no more; else drawn with a seed that is the layer's name.
+    All of a layer's positions where it has no more; else drawn with a seed that is the layer's name. Where `matters`
+    [examples or more, positions] is given, of each example only those that matter.
     """
-    total = max(layer.positions, 1)
+    most = max(layer.positions, 1)
+    if matters is not None:
+        matters = matters[:examples]
+        most = max(int(matters.sum(1).max()), 1)
     wide = layer.features * layer.groups
     wanted = min(max(rows * layer.features, fewest), MOST_ELEMENTS // wide)
-    each = min(max(-(-wanted // examples), 1), total)
-    if each == total:
-        return torch.arange(total).expand(examples, total)
-    generator = torch.Generator().manual_seed(zlib.crc32(layer.name.encode()))
-    return torch.randint(total, (examples, each), generator=generator)
+    each = min(max(-(-wanted // examples), 1), most)
+    if each == most:
+        chosen = torch.arange(most).expand(examples, most)
+    else:
+        generator = torch.Generator().manual_seed(zlib.crc32(layer.name.encode()))
+        chosen = torch.randint(most, (examples, each), generator=generator)
+    if matters is None:
+        return chosen
+    first = torch.argsort(~matters, dim=1, stable=True)
+    return first.gather(1, chosen % matters.sum(1, keepdim=True).clamp_min(1))
 
 
 def input_rows(module: nn.Module, x: Tensor, positions: Tensor, taps: Taps | None = None) -> Tensor:

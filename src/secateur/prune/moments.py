@@ -15,6 +15,7 @@ from secateur.errors import DataError
 from secateur.graph import Layer, ModelGraph, first_input
 from secateur.prune.calibration import Calibration, input_rows, sample_positions
 from secateur.prune.offset import has_offset
+from secateur.prune.sensitivity import Sensitivity
 from secateur.prune.shrink import own_moments, shrink
 
 LARGEST = 8192
@@ -53,10 +54,19 @@ def refittable(graph: ModelGraph) -> tuple[Layer, ...]:
     )
 
 
-def collect(model: nn.Module, graph: ModelGraph, calibration: Calibration, batch_size: int = 100) -> AllMoments:
-    """One pass of the dense network over the calibration inputs."""
+def collect(
+    model: nn.Module,
+    graph: ModelGraph,
+    calibration: Calibration,
+    sensed: Sensitivity | None = None,
+    batch_size: int = 100,
+) -> AllMoments:
+    """One pass of the dense network over the calibration inputs, at positions that matter."""
+    matters = (sensed or Sensitivity()).matters
     sums = {
-        layer.name: _Sums(has_offset(model, layer), sample_positions(layer, len(calibration)))
+        layer.name: _Sums(
+            has_offset(model, layer), sample_positions(layer, len(calibration), matters=matters.get(layer.name))
+        )
         for layer in refittable(graph)
     }
     handles = [

@@ -1,7 +1,8 @@
 """Which channels to keep: one nested order a group, so that one pass serves every ratio.
 
 Backward elimination (optimal brain surgeon on whole channels): remove the unit whose loss of the refitted
-consumers is least, `tr(W_u (P_uu)^-1 W_u^T)` with P = G^-1, then update W and P as if it had never been there.
+consumers is least, `tr(W_u (P_uu)^-1 W_u^T S)` with P = G^-1, then update W and P as if it had never been there.
+G are the moments of the consumer's inputs, S says what a change of its outputs does to the network's answers.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from secateur.graph import ChannelGroup, Kept, ModelGraph
 from secateur.prune.cut import get_tensor
 from secateur.prune.moments import AllMoments, Moments
 from secateur.prune.refit import RIDGE
+from secateur.prune.sensitivity import Sensitivity
 from secateur.threads import torch_threads
 
 Curve = npt.NDArray[np.float64]
@@ -29,8 +31,9 @@ PUT_OFF = 64
 
 @dataclass(frozen=True, eq=False)
 class Order:
-    """Units of a group, most valuable first, and `loss[n]`: the share of the consumers' output energy that is
-    lost when n units stay (0 with all of them; NaN where the criterion does not tell)."""
+    """Units of a group, most valuable first, and `loss[n]`: by how much the answers change when n units stay, as a
+    share of their variance (0 with all of them; NaN where the criterion does not tell). Where the network has no
+    gradients, it is the share of the consumers' output energy that is lost."""
 
     units: npt.NDArray[np.int64]
     loss: Curve
@@ -48,18 +51,46 @@ def keep(orders: Orders, counts: Mapping[str, int]) -> Kept:
     return {key: orders[key].keep(count) for key, count in counts.items()}
 
 
-def rank(model: nn.Module, graph: ModelGraph, moments: AllMoments, criterion: Criterion = "elimination") -> Orders:
-    """An order for every prunable group; groups whose consumers have no moments fall back to magnitude."""
+def rank(
+    model: nn.Module,
+    graph: ModelGraph,
+    moments: AllMoments,
+    criterion: Criterion = "elimination",
+    sensed: Sensitivity | None = None,
+) -> Orders:
+    """An order for every prunable group.
+
+    A group whose consumers have no moments (query and key dims, read by each other) is ranked by what its units do to
+    the answers as they are, where that is `sensed`, else by magnitude.
+    """
+    sensed = sensed or Sensitivity()
     orders = {}
     with torch_threads(1):
         for group in graph.prunable:
-            known = (
-                criterion == "elimination"
-                and bool(group.consumers)
-                and all(name in moments for name in group.consumers)
-            )
-            orders[group.key] = eliminate(model, group, moments) if known else by_magnitude(model, graph, group)
+            if criterion == "magnitude":
+                orders[group.key] = by_magnitude(model, graph, group)
+            elif group.consumers and all(name in moments for name in group.consumers):
+                orders[group.key] = eliminate(model, group, moments, sensed)
+            elif group.producers and all(name in sensed.energy for name in group.producers):
+                orders[group.key] = by_gradient(group, sensed)
+            else:
+                orders[group.key] = by_magnitude(model, graph, group)
     return orders
+
+
+def by_gradient(group: ChannelGroup, sensed: Sensitivity) -> Order:
+    """Units of largest `E[g^2] E[y^2]` first, y what a producer gives there and g the answers' gradient by it.
+
+    Nothing makes up for them. A product that two producers make of a unit is looked at from both sides, and the lesser
+    counts: what all keys have in common, say, attention does not see.
+    """
+    losses = []
+    for part in group.made:
+        weight = sensed.square[part.module].diagonal(dim1=1, dim2=2) * sensed.energy[part.module]
+        losses.append(weight.flatten().numpy()[part.index].sum(1))
+    value = np.min(losses, axis=0)
+    order = np.argsort(-value, kind="stable")
+    return Order(order, np.append(np.cumsum(value[order][::-1])[::-1], 0.0))
 
 
 def by_magnitude(model: nn.Module, graph: ModelGraph, group: ChannelGroup) -> Order:
@@ -80,17 +111,16 @@ def by_magnitude(model: nn.Module, graph: ModelGraph, group: ChannelGroup) -> Or
 class _Consumer:
     """One group of one consuming layer, as far as it concerns the features of the units that still stand.
 
-    All that counts are two matrices over these features: P, the inverse of the inputs' moments, and M = W^T W of the
+    All that counts are two matrices over these features: P, the inverse of the inputs' moments, and M = W^T S W of the
     refitted weights W. Removing the features r leaves P - P_r Z^T and M - Z V^T - V Z^T, with Z = P_r (P_rr)^-1 and
     V = M_r - Z M_rr / 2. Going through both matrices for so little arithmetic is slow, so these updates are put off
     and made up for many at a time, as in blocked factorisations; each unit's own blocks alone are always up to date.
     """
 
-    def __init__(self, inverse: Tensor, weight: Tensor, features: Tensor) -> None:
-        """P [D, D] and W [out, D] of all the layer's features; `features` [units, each] are the units'."""
+    def __init__(self, inverse: Tensor, gram: Tensor, features: Tensor) -> None:
+        """P and M [D, D] of all the layer's features; `features` [units, each] are the units'."""
         mine, self._each = features.flatten(), features.shape[1]
-        weight = weight[:, mine]
-        self._inverse, self._gram = inverse[mine][:, mine], weight.T @ weight
+        self._inverse, self._gram = inverse[mine][:, mine], gram[mine][:, mine]
         self._blocks = torch.arange(len(mine), device=mine.device).view_as(features)
         rows, columns = self._blocks[:, :, None], self._blocks[:, None, :]
         self._own_inverse, self._own_gram = self._inverse[rows, columns], self._gram[rows, columns]
@@ -140,14 +170,17 @@ class _Consumer:
         self._begin()
 
 
-def eliminate(model: nn.Module, group: ChannelGroup, moments: AllMoments) -> Order:
+def eliminate(model: nn.Module, group: ChannelGroup, moments: AllMoments, sensed: Sensitivity | None = None) -> Order:
     """Remove units one by one, always the one whose loss over all consumers is least."""
     consumers: list[_Consumer] = []
     energy = 0.0
+    weighed = (sensed or Sensitivity()).square
+    absolute = all(part.module in weighed for part in group.slices if part.side == "in")
     for part in group.slices:
         if part.side == "in":
             module = model.get_submodule(part.module)
-            for consumer, energy_here in _consumers(module, part.index, moments[part.module]):
+            square = weighed[part.module] if absolute else None
+            for consumer, energy_here in _consumers(module, part.index, moments[part.module], square):
                 consumers.append(consumer)
                 energy += energy_here
     standing, removed = [*range(group.width)], []
@@ -162,11 +195,14 @@ def eliminate(model: nn.Module, group: ChannelGroup, moments: AllMoments) -> Ord
             consumer.remove(place)
     removed += standing
     lost[0] = energy
-    return Order(np.array(removed[::-1]), lost / max(energy, 1e-30))
+    return Order(np.array(removed[::-1]), lost if absolute else lost / max(energy, 1e-30))
 
 
-def _consumers(module: nn.Module, index: npt.NDArray[np.int64], moments: Moments) -> list[tuple[_Consumer, float]]:
-    """The consumer's groups as problems of their own, each with the energy of its dense output."""
+def _consumers(
+    module: nn.Module, index: npt.NDArray[np.int64], moments: Moments, weighed: Tensor | None
+) -> list[tuple[_Consumer, float]]:
+    """The consumer's groups as problems of their own, each with the energy of its dense output, which is `weighed` by
+    a matrix [groups, out, out]."""
     assert isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Linear))
     weight = module.weight.detach().flatten(1)
     period, area = module.weight.shape[1], int(np.prod(module.weight.shape[2:]))
@@ -176,8 +212,9 @@ def _consumers(module: nn.Module, index: npt.NDArray[np.int64], moments: Moments
         blocks = (torch.from_numpy(mine)[:, :, None] * area + torch.arange(area)).flatten(1).to(weight.device)
         precise = torch.float64 if len(square) <= 2048 else torch.float32
         rows = weight.unflatten(0, (len(moments.square), -1))[number].to(precise)
+        gram = rows.T @ (rows if weighed is None else weighed[number].to(rows) @ rows)
         square = square.to(precise, copy=True)
-        energy = float(((rows @ square) * rows).sum())
+        energy = float((gram * square).sum())
         square.diagonal().add_(RIDGE * square.diagonal().mean() + 1e-12)
-        found.append((_Consumer(torch.linalg.inv(square), rows, blocks), energy))
+        found.append((_Consumer(torch.linalg.inv(square), gram, blocks), energy))
     return found

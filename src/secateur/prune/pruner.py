@@ -24,6 +24,8 @@ from secateur.prune.order import Criterion, Curve, Order, Orders, keep, rank
 from secateur.prune.recalibrate import nearer, recalibrated
 from secateur.prune.refit import Refitter
 from secateur.prune.relate import relate
+from secateur.prune.rotate import rotate
+from secateur.prune.sensitivity import Sensitivity, sense
 from secateur.prune.sequence import QUICK, SequentialRefit
 from secateur.prune.weights import Masks, WeightOrder, WeightOrders, masks, masks_by, rank_weights
 from secateur.sparse import impose, release
@@ -64,15 +66,18 @@ class Pruner:
         calibration = calibration.to(next(self.dense.parameters()).device)
         self.calibration = calibration
         needed = self.settings.refit or self.settings.criterion == "elimination"
-        moments = collect(self.dense, graph, calibration) if needed else {}
-        self.orders: Orders = rank(self.dense, graph, moments, self.settings.criterion)
+        sensed = sense(self.dense, graph, calibration) if needed else Sensitivity()
+        self._sensed = rotate(self.dense, graph, calibration, sensed)
+        moments = collect(self.dense, graph, calibration, self._sensed) if needed else {}
+        self.orders: Orders = rank(self.dense, graph, moments, self.settings.criterion, self._sensed)
         folded, plain = without_norms(self.dense, graph, calibration.head(2).inputs)
-        # How much an output matters shows behind its norm, not before: outputs compare where norms are folded.
-        self.weight_orders: WeightOrders = rank_weights(folded, graph, moments, self.settings.criterion)
+        # How much an output matters shows behind its norm, not before: where gradients do not tell, norms are folded.
+        compared = self.dense if self._sensed.square else folded
+        self.weight_orders: WeightOrders = rank_weights(compared, graph, moments, self.settings.criterion, self._sensed)
         known = moments if self.settings.refit else None
         self._for_good = _Cut(self.dense, graph, known)
         few = min(self.trial_examples, len(calibration))
-        self._in_trials = SequentialRefit(folded, plain, calibration.head(few), QUICK) if few else None
+        self._in_trials = SequentialRefit(folded, plain, calibration.head(few), QUICK, self._sensed) if few else None
         self._for_trials = _Cut(folded, plain, known, sparse=not few)
 
     @property
@@ -142,7 +147,7 @@ class Pruner:
     @cached_property
     def _in_sequence(self) -> SequentialRefit:
         """Of final networks: what the dense network answers is the same for all of them."""
-        return SequentialRefit(self.dense, self.graph, self._parts[0])
+        return SequentialRefit(self.dense, self.graph, self._parts[0], sensed=self._sensed)
 
 
 def shaped(cutter: Cutter, counts: Mapping[str, int]) -> nn.Module:

@@ -23,6 +23,7 @@ from secateur.prune.calibration import Calibration, Taps, input_rows, output_row
 from secateur.prune.cut import places
 from secateur.prune.moments import LARGEST
 from secateur.prune.offset import has_offset, offset_behind, shift
+from secateur.prune.sensitivity import Sensitivity
 from secateur.prune.shrink import own_moments, own_products, shrink, trusted
 from secateur.prune.solve import masked_least_squares, solve_positive
 from secateur.sparse import mask_of
@@ -59,7 +60,12 @@ class SequentialRefit:
     """What the dense network answers at every layer, remembered once; then refits any pruned form of it."""
 
     def __init__(
-        self, dense: nn.Module, graph: ModelGraph, calibration: Calibration, effort: Effort | None = None
+        self,
+        dense: nn.Module,
+        graph: ModelGraph,
+        calibration: Calibration,
+        effort: Effort | None = None,
+        sensed: Sensitivity | None = None,
     ) -> None:
         self.graph = graph
         self.effort = effort = effort or Effort()
@@ -69,9 +75,14 @@ class SequentialRefit:
             for layer in graph.layers
             if layer.once and layer.features <= LARGEST and not layer.repeats.groups  # of whose rows some would go
         ]
+        matters = (sensed or Sensitivity()).matters
         self._positions = {
             layer.name: sample_positions(
-                layer, len(self.calibration), effort.rows, effort.fewest if layer.groups == 1 else effort.grouped
+                layer,
+                len(self.calibration),
+                effort.rows,
+                effort.fewest if layer.groups == 1 else effort.grouped,
+                matters.get(layer.name),
             )
             for layer in self.layers
         }

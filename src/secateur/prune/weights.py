@@ -21,6 +21,7 @@ from secateur.prune.cut import places
 from secateur.prune.moments import AllMoments
 from secateur.prune.order import Criterion, Curve
 from secateur.prune.refit import RIDGE
+from secateur.prune.sensitivity import Sensitivity
 from secateur.prune.solve import masked_least_squares
 from secateur.sparse import Pattern, Runs
 
@@ -42,11 +43,15 @@ Masks = dict[str, tuple[Tensor, Pattern]]
 """Layer -> what it keeps, bool, shaped as its weight; and what went together: blocks where any did."""
 
 
-def rank_weights(model: nn.Module, graph: ModelGraph, moments: AllMoments, criterion: Criterion) -> WeightOrders:
-    """An order for every layer that may be sparse, by the key of its sparsity.
+def rank_weights(
+    model: nn.Module, graph: ModelGraph, moments: AllMoments, criterion: Criterion, sensed: Sensitivity | None = None
+) -> WeightOrders:
+    """An order for every layer that may be sparse, by the key of its sparsity; outputs compare by what a change of each
+    does to the answers, where that is `sensed`.
 
     By magnitude where that is the criterion, or there are no moments.
     """
+    weighed = (sensed or Sensitivity()).square
     orders = {}
     for key, layer in graph.sparse.items():
         weight = model.get_parameter(f"{layer.name}.weight").detach().flatten(1)
@@ -56,15 +61,19 @@ def rank_weights(model: nn.Module, graph: ModelGraph, moments: AllMoments, crite
         else:
             square = known.square[0].to(torch.float32, copy=True)
             square.diagonal().add_(RIDGE * square.diagonal().mean() + 1e-12)
-            orders[key] = _eliminate(weight, square, graph.sparsity[key].pattern, graph.width(key))
+            weighs = weighed.get(layer.name)
+            scale = None if weighs is None else weighs[0].diagonal().sqrt().to(weight)
+            orders[key] = _eliminate(weight, square, graph.sparsity[key].pattern, graph.width(key), scale)
     return orders
 
 
-def _eliminate(dense: Tensor, moments: Tensor, kind: Pattern, levels: int) -> WeightOrder:
-    """Weights leave stage by stage, and those that stay are refitted."""
-    dense = dense.float()
+def _eliminate(dense: Tensor, moments: Tensor, kind: Pattern, levels: int, scale: Tensor | None = None) -> WeightOrder:
+    """Weights leave stage by stage, and those that stay are refitted; `scale` [out] is what outputs are multiplied by,
+    so that losses are changes of the answers, not shares."""
+    dense = dense.float() if scale is None else dense.float() * scale[:, None]
     right, weight = dense @ moments, dense
     energy = max(float((right * dense).sum()), 1e-30)
+    unit = energy if scale is None else 1.0
     mask = torch.ones_like(dense, dtype=torch.bool)
     rank = torch.zeros_like(dense)
     densities, lost = [1.0], [0.0]
@@ -77,9 +86,9 @@ def _eliminate(dense: Tensor, moments: Tensor, kind: Pattern, levels: int) -> We
         weight = masked_least_squares(moments, right, weight, mask)
         gap = weight - dense
         densities.append(density)
-        lost.append(max(float(((gap @ moments) * gap).sum()) / energy, lost[-1]))
+        lost.append(max(float(((gap @ moments) * gap).sum()) / unit, lost[-1]))
     rank[mask] = len(densities) + _within(weight.square() * moments.diagonal())[mask]
-    curve = np.interp(np.arange(levels + 1) / levels, [0.0, *densities[::-1]], [1.0, *lost[::-1]])
+    curve = np.interp(np.arange(levels + 1) / levels, [0.0, *densities[::-1]], [energy / unit, *lost[::-1]])
     return WeightOrder(rank, curve)
 
 

@@ -154,7 +154,7 @@ class SearchSpace:
             )
 
     def informed(self, losses: Mapping[str, Curve], weighed: bool = False) -> SearchSpace:
-        """The same, with the loss curve of each site: [width + 1], the share of output lost at every count.
+        """The same, with the loss curve of each site: [width + 1], by how much the answers change at every count.
 
         `weighed` says that the reward weighs costs itself, so that one budget of a range is the best.
         """
@@ -182,13 +182,14 @@ class SearchSpace:
     def loss(self, site: Site) -> Curve:
         """What keeping 0, 1, ..., all units of a site is expected to lose, [width + 1], 0 at the end.
 
-        Where nobody has measured it: the square of the fraction that goes.
+        Where nobody has measured it: the square of the fraction that goes, as large as other sites' losses are.
         """
         known = self.losses.get(site.key)
         if known is not None and np.isfinite(known).all():
             return known
+        others = [float(curve[0]) for curve in self.losses.values() if np.isfinite(curve).all()]
         gone: Curve = 1.0 - np.arange(site.width + 1) / site.width
-        return gone**2
+        return gone**2 * (np.median(others) if others else 1.0)
 
     def counts(self, plan: Plan) -> dict[str, int]:
         """Units kept at every site."""

@@ -1,10 +1,10 @@
 """What a plan is expected to be worth, from the loss curves of its sites and the rewards told so far.
 
-The elimination gives, for free, the share of output energy that every site loses at every count. How much such
-a loss matters differs from site to site, and sites act on each other; that is what real rewards teach. The model
-is a Gaussian process over plans: a linear part, whose weights say how much each curve matters, and a smooth part
-for what no sum over sites can say. To find weights of loss curves by real evaluations is the idea of SPDY (Frantar and
-Alistarh, 2022).
+The elimination gives, for free, by how much the answers change, to the first order, with every count of every site.
+What is more than a small change matters more or less than that, and sites act on each other; that is what real rewards
+teach. The model is a Gaussian process over plans: a linear part, whose weights say how much each curve matters, and a
+smooth part for what no sum over sites can say. To find weights of loss curves by real evaluations is the idea of SPDY
+(Frantar and Alistarh, 2022).
 """
 
 from __future__ import annotations
