@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import secateur as sc
 from secateur.graph import as_inputs, private_copy
 from secateur.prune import Calibration, Pruner
+from secateur.prune.measured import EXAMPLES, measured
 from secateur.prune.moments import collect
 from secateur.prune.order import rank
 from secateur.prune.rotate import rotate
@@ -189,3 +190,36 @@ def test_nothing_is_turned_without_gradients() -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
     rotate(model, sc.inspect(model, (x[:1], mask[:1])), Calibration(as_inputs((x, mask))), Sensitivity())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("network", [Attention, Hard])
+def test_each_curve_is_at_half_what_half_a_site_does_to_the_answers(network: Callable[[], nn.Module]) -> None:
+    """Where gradients tell, and where they do not, so that the curve of a layer was a share of its energy."""
+    given: tuple[Tensor, ...] = tokens() if network is Attention else (torch.randn(200, 6),)
+    model = settled(network())
+    graph = sc.inspect(model, tuple(x[:1] for x in given))
+    pruner = Pruner(model, graph, Calibration(as_inputs(given)))
+    last = tuple(x[-EXAMPLES:] for x in given)
+    for group in graph.prunable:
+        half = group.width // 2
+        with torch.no_grad():
+            seen = change(model(*last), pruner._cut(pruner._for_good, {group.key: half})[0](*last))
+        told, before = pruner.losses[group.key][half], pruner.orders[group.key].loss[half]
+        if network is Hard or seen > before:
+            assert told == pytest.approx(seen, rel=1e-3), group.key
+        else:
+            assert told == before, "a refit on these examples flatters what is cut"
+        assert np.argsort(pruner.losses[group.key]).tolist() == np.argsort(pruner.orders[group.key].loss).tolist()
+
+
+def test_a_site_that_nothing_is_known_of_gets_a_curve() -> None:
+    """Of magnitudes alone it is the square of what goes, scaled."""
+    x = torch.randn(64, 6, generator=torch.Generator().manual_seed(0))
+    model = settled(nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 4))).requires_grad_(False)
+    cut = settled(nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 4)), seed=1).requires_grad_(False)
+    curves = {"0": np.full(9, np.nan)}
+    found = measured(curves, lambda counts: cut, model, Calibration(as_inputs(x)), least=1.0)["0"]
+    seen = np.mean([change(model(x[i : i + 32]), cut(x[i : i + 32])) for i in (0, 32)])
+    assert found[4] == pytest.approx(seen, rel=1e-4)
+    assert found[8] == 0
+    assert found[0] == pytest.approx(4 * found[4])

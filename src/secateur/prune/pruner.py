@@ -19,6 +19,7 @@ from secateur.prune.checking import restate_where_needed
 from secateur.prune.cut import Cutter
 from secateur.prune.entry import as_before
 from secateur.prune.fold import without_norms
+from secateur.prune.measured import examples_for, measured
 from secateur.prune.moments import AllMoments, collect
 from secateur.prune.order import Criterion, Curve, Order, Orders, keep, rank
 from secateur.prune.recalibrate import nearer, recalibrated
@@ -94,11 +95,16 @@ class Pruner:
         twin._for_trials = self._for_trials.fork()
         return twin
 
-    @property
+    @cached_property
     def losses(self) -> dict[str, Curve]:
-        """The loss curve of every site, by its key: what each count of it is expected to lose."""
+        """The loss curve of every site, by its key: what each count of it is expected to change of the answers."""
         found: dict[str, Order | WeightOrder] = {**self.orders, **self.weight_orders}
-        return {key: order.loss for key, order in found.items()}
+        curves = {key: order.loss for key, order in found.items()}
+        if self.settings.criterion == "magnitude":
+            return curves
+        few = self.calibration.tail(examples_for(self.graph.dense.macs, len(curves)))
+        least = 1.0 if self._sensed.square else 0.0
+        return measured(curves, lambda counts: self._cut(self._for_good, counts)[0], self.dense, few, least)
 
     def kept(self, counts: Mapping[str, int]) -> Kept:
         """The units that stay in each group of a plan."""
