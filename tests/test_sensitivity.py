@@ -223,3 +223,30 @@ def test_a_site_that_nothing_is_known_of_gets_a_curve() -> None:
     assert found[4] == pytest.approx(seen, rel=1e-4)
     assert found[8] == 0
     assert found[0] == pytest.approx(4 * found[4])
+
+
+class Tied(Attention):
+    """Queries, keys and values are one tensor of three, as in timm: their dims go together."""
+
+    def __init__(self) -> None:
+        super().__init__(fused=True)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        assert self.qkv is not None
+        q, k, v = self.qkv(x).unflatten(-1, (3, 4, 8)).permute(2, 0, 3, 1, 4).unbind(0)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :] > 0)
+        x = x + self.out(mixed.transpose(1, 2).flatten(2))
+        return self.head((x * mask[..., None]).sum(1) / mask.sum(1, keepdim=True))
+
+
+def test_dims_that_queries_keys_and_values_share_are_ranked_by_what_all_do() -> None:
+    x, mask = tokens()
+    model = settled(Tied())
+    with torch.no_grad():
+        model.qkv.weight.view(3, 4, 8, 12)[:, :, 2:5] *= 0.01
+        model.qkv.bias.view(3, 4, 8)[:, :, 2:5] *= 0.01
+    graph = sc.inspect(model, (x[:1], mask[:1]))
+    dims = next(group for group in graph.prunable if group.width == 8)
+    order = Pruner(model, graph, Calibration(as_inputs((x, mask)))).orders[dims.key]
+    assert {*order.units[-3:]} == {2, 3, 4}
+    assert np.isfinite(order.loss).all()

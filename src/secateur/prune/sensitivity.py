@@ -69,12 +69,14 @@ def sense(model: nn.Module, graph: ModelGraph, calibration: Calibration) -> Sens
 
 
 def _weighed(graph: ModelGraph) -> set[str]:
-    """Layers whose outputs' changes are weighed: those that read what can be cut, those that make what no layer with a
-    weight reads (queries and keys), and those that may be sparse."""
+    """Layers whose outputs' changes are weighed: those that read what can be cut, those that make what is not read by
+    weights alone (queries and keys), and those that may be sparse."""
     found = {layer.name for layer in graph.sparse.values()}
     for group in graph.prunable:
-        read = [part.module for part in group.slices if part.side == "in"]
-        found.update(read or group.producers)
+        read = {part.module for part in group.slices if part.side == "in"}
+        found |= read
+        if not read or not read.issuperset(group.consumers):
+            found.update(group.producers)
     return {name for name in found if name in graph.layer and graph.layer[name].out_channels <= WIDEST}
 
 
