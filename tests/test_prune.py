@@ -28,7 +28,6 @@ from secateur.prune import (
     fold_norms,
     recalibrate,
 )
-from secateur.prune.calibration import input_rows, output_rows
 from secateur.prune.fold import without_norms
 from secateur.prune.moments import collect
 from secateur.prune.order import PUT_OFF, rank
@@ -270,38 +269,6 @@ def test_every_network_is_pruned_for_good(name: str) -> None:
 
 
 # ---- least squares ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("layer", "shape"),
-    [
-        (nn.Conv2d(4, 6, 3), (5, 4, 7, 9)),
-        (nn.Conv2d(4, 6, (3, 1), stride=(2, 1), padding=(1, 2), dilation=(2, 1)), (3, 4, 9, 6)),
-        (nn.Conv2d(4, 6, 2, padding="same"), (3, 4, 6, 6)),
-        (nn.Conv2d(4, 8, 3, padding=1, groups=2, padding_mode="reflect"), (3, 4, 6, 6)),
-        (nn.Conv2d(4, 8, 3, padding=1, groups=4), (3, 4, 6, 6)),
-        (nn.Conv2d(3, 4, 3, padding=2, padding_mode="circular"), (3, 3, 6, 6)),
-        (nn.Conv1d(4, 6, 3, stride=2, dilation=2, padding=1), (3, 4, 11)),
-        (nn.Linear(7, 3), (4, 7)),
-        (nn.Linear(7, 3), (4, 5, 7)),
-        (nn.Linear(7, 3), (4, 2, 5, 7)),
-    ],
-    ids=str,
-)
-def test_input_rows_times_weights_are_output_rows(layer: nn.Module, shape: tuple[int, ...]) -> None:
-    x = torch.randn(shape)
-    with torch.no_grad():
-        y = layer(x)
-    convolution = not isinstance(layer, nn.Linear)
-    total = y[0].numel() // (y.shape[1] if convolution else y.shape[-1])
-    positions = torch.randint(total, (len(x), 20))
-    rows = input_rows(layer, x, positions)
-    if x.dim() == 4 and convolution:
-        last = x.contiguous(memory_format=torch.channels_last)
-        assert torch.equal(input_rows(layer, last, positions), rows)
-    weight = layer.weight.detach().flatten(1).unflatten(0, (rows.shape[1], -1))  # type: ignore[operator, union-attr]
-    found = torch.einsum("ngd,god->ngo", rows, weight).flatten(1) + layer.bias.detach()  # type: ignore[operator]
-    torch.testing.assert_close(found, output_rows(y, positions, convolution), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["plain", "residual", "dense", "depthwise", "grouped", "conv1d", "split"])

@@ -5,7 +5,7 @@ from secateur.graph.count import count_costs
 from secateur.graph.entries import PICKED, entries_named, entries_of, with_entries
 from secateur.graph.extent import Extent, Index, Kept
 from secateur.graph.follow import in_double, plain_kernels
-from secateur.graph.forward import BATCH_NORMS, computes_more, first_input, watch
+from secateur.graph.forward import BATCH_NORMS, PRODUCERS, computes_more, first_input, watch
 from secateur.graph.graph import (
     QUERY_KEY,
     VALUE,
@@ -14,6 +14,7 @@ from secateur.graph.graph import (
     Counts,
     Held,
     Layer,
+    Matrix,
     ModelGraph,
     Side,
     Slice,
@@ -23,8 +24,20 @@ from secateur.graph.inputs import Example, Inputs, as_inputs, joined, positional
 from secateur.graph.layout import best_layout, laid_out
 from secateur.graph.masked import Masked
 from secateur.graph.network import with_reasons
-from secateur.graph.operations import OperationLog
+from secateur.graph.operations import OperationLog, WeightPlace
 from secateur.graph.private import copied, forgetful, private_copy
+from secateur.graph.products import (
+    Products,
+    Run,
+    as_operators,
+    bias_of,
+    matrix_of,
+    nodes,
+    places,
+    unwatched,
+    weight_of,
+    with_matrix,
+)  # fmt: skip
 from secateur.graph.recorder import Numbers
 from secateur.graph.scope import Scope, where_raised
 from secateur.graph.sizes import (
@@ -46,6 +59,7 @@ from secateur.graph.trace import Traced, examples_of, follow, trace
 __all__ = [
     "BATCH_NORMS",
     "PICKED",
+    "PRODUCERS",
     "QUERY_KEY",
     "VALUE",
     "Attribute",
@@ -62,11 +76,14 @@ __all__ = [
     "Kept",
     "Layer",
     "Masked",
+    "Matrix",
     "ModelGraph",
     "Numbers",
     "OpenAttention",
     "OperationLog",
     "Path",
+    "Products",
+    "Run",
     "Scope",
     "Side",
     "Slice",
@@ -74,9 +91,12 @@ __all__ = [
     "Spot",
     "StatedSize",
     "Traced",
+    "WeightPlace",
     "argument",
     "as_inputs",
+    "as_operators",
     "best_layout",
+    "bias_of",
     "computes_more",
     "copied",
     "count_costs",
@@ -91,10 +111,13 @@ __all__ = [
     "joined",
     "kind_of",
     "laid_out",
+    "matrix_of",
     "may_be_sparse",
     "name_of",
+    "nodes",
     "open_attention",
     "opened",
+    "places",
     "plain_kernels",
     "positional",
     "private_copy",
@@ -103,9 +126,12 @@ __all__ = [
     "tensors_in",
     "trace",
     "unnested",
+    "unwatched",
     "watch",
+    "weight_of",
     "where_raised",
     "with_entries",
+    "with_matrix",
     "with_reasons",
     "with_sparsity",
 ]

@@ -21,10 +21,13 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from secateur.graph.axes import Axis, fixed, stated_by, unify
 from secateur.graph.inputs import tensors_in
+from secateur.graph.operations import WeightPlace
 from secateur.graph.rules import Axes, Call, Contraction, Use, bound, rule_for
 from secateur.graph.scope import Place, Scope, Scoped, users_frame
 from secateur.graph.sizes import Calls
 
+IN_ORDER = ("aten::view", "aten::_unsafe_view", "aten::unsqueeze", "aten::squeeze", "aten::alias", "aten::detach")
+"""What gives the same elements in the same order."""
 COPIES = ("aten::clone", "aten::_to_copy", "aten::_unsafe_view", "aten::contiguous", "aten::alias", "aten::detach")
 
 
@@ -54,6 +57,15 @@ class Found:
     """Where in the weight a part of it begins."""
     in_shape: tuple[int, ...]
     out_shape: tuple[int, ...]
+    strides: tuple[int, ...] = ()
+    """Of the weight, as the operator takes it."""
+    bias: str = ""
+    """The parameter that the operator adds, if it adds one."""
+
+    @property
+    def place(self) -> WeightPlace:
+        """What tells the weight from others, whatever module uses it."""
+        return self.weight or "", self.offset
 
 
 class Follower(Scoped):
@@ -80,6 +92,12 @@ class Follower(Scoped):
         """The functions that ran torch's operators."""
         self.emptied = False
         """Whether some operation gave no elements: nothing can be followed through that."""
+        self._made: Any = WeakIdKeyDictionary()
+        """Of what products by weights gave: the product, for whose bias an operator of its own may follow."""
+        self.examples: list[Axis] = []
+        """The first axes of what the network is called with."""
+        self.elsewhere: set[str] = set()
+        """Parameters that something else than a product takes."""
         self.fed: dict[str, bool] = {}
         """Weights that took part in products, and whether any was of more than nothing."""
         for name, tensor in (*model.named_parameters(), *model.named_buffers()):
@@ -115,6 +133,7 @@ class Follower(Scoped):
         for leaf in tree_leaves(inputs):
             if isinstance(leaf, Tensor):
                 self.axes[leaf] = tuple(fixed(size, "the network's input") for size in leaf.shape)
+                self.examples += self.axes[leaf][:1]
 
     def take(self, outputs: object) -> None:
         """And so do its outputs, and what parameters were multiplied for without being a norm."""
@@ -149,6 +168,7 @@ class Follower(Scoped):
 
     def _note(self, func: Any, call: Call, place: Place) -> None:
         found = self._by_rule(func, call)
+        passes_on = func.is_view or call.name in COPIES
         first = next(iter(call.arguments.values()), None)
         first = first[0] if isinstance(first, (list, tuple)) and first else first
         for result, axes in zip(call.results, found, strict=False):
@@ -157,7 +177,6 @@ class Follower(Scoped):
             else:  # written in place: it stays what it was
                 for mine, theirs in zip(self.axes_of(result), axes, strict=True):
                     unify(mine, theirs)
-            passes_on = func.is_view or call.name in COPIES
             if passes_on and isinstance(first, Tensor) and first in self.origin:
                 self.origin[result] = self.origin[first]
             elif (name := self._all_parameters(call)) is not None:
@@ -168,7 +187,7 @@ class Follower(Scoped):
             self._note_spectrum(call)
         if call.uses:
             self.record.uses[place] = call.uses
-        self._note_contractions(call)
+        self._note_contractions(call, passes_on)
 
     def _note_spectrum(self, call: Call) -> None:
         """A spectral norm divides a weight by `u W v`, which a cut leaves as it was (see `Record.spectra`)."""
@@ -194,9 +213,12 @@ class Follower(Scoped):
             return None
         return max(names, key=lambda name: self.names[name].numel())  # type: ignore[no-any-return]
 
-    def _note_contractions(self, call: Call) -> None:
-        """Keep those by a weight; where none is one, the first."""
+    def _note_contractions(self, call: Call, passes_on: bool) -> None:
+        """Keep those by a weight; where none is one, the first. What else takes a parameter is noted too."""
         known = [each for each in call.contractions if each.weight in self.origin]
+        added = self._later_bias(call)
+        if not known and not passes_on and not added:
+            self.elsewhere.update(filter(None, map(self.origin.get, call.tensors())))
         known += [each for each in call.contractions if each.weight in self.computed]
         for each in (known or call.contractions)[:1]:
             other = next((x for x in call.tensors() if x is not each.weight), each.weight)
@@ -204,10 +226,34 @@ class Follower(Scoped):
             where = self.scope.module, call.name
             shapes = tuple(other.shape), tuple(call.shape)
             offset = int(each.weight.storage_offset())
-            found = Found(*where, each, weight or computed, weight is None, offset, *shapes)
+            strides, bias = each.weight.stride(), self._bias(call)
+            found = Found(*where, each, weight or computed, weight is None, offset, *shapes, strides, bias)
+            if known:
+                self._made[call.results[0]] = found
             if found.weight is not None:
                 self.fed[found.weight] = self.fed.get(found.weight, False) or 0 not in (*shapes[0], *shapes[1])
             self.record.contractions.append(found)
+
+    def _later_bias(self, call: Call) -> bool:
+        """Note the bias that is added to what a product gave; views of that are that. Whether one is."""
+        first = next(iter(call.arguments.values()), None)
+        if call.name in IN_ORDER and isinstance(first, Tensor) and first in self._made and call.results:
+            self._made[call.results[0]] = self._made[first]
+        if call.name not in ("aten::add", "aten::add_") or call.get("alpha", 1) != 1:
+            return False
+        for one, other in ((call["self"], call["other"]), (call["other"], call["self"])):
+            if isinstance(one, Tensor) and isinstance(other, Tensor) and one in self._made and other in self.origin:
+                found = self._made[one]
+                if other.dim() == 1 and not found.bias and one.shape[-1] == len(other) == found.what.out.size:
+                    found.bias = self.origin[other]
+                    return True
+        return False
+
+    def _bias(self, call: Call) -> str:
+        """What a product adds, where that is a parameter of one dimension, as it is."""
+        plain = call.get("alpha", 1) == 1 and call.get("beta", 1) == 1
+        added = call.get("bias", call.get("self") if call.name in ("aten::addmm", "aten::baddbmm") else None)
+        return self.origin.get(added, "") if plain and added is not None and added.dim() == 1 else ""
 
     def _by_rule(self, func: Any, call: Call) -> Sequence[Axes]:
         """One tuple of axes for each result."""

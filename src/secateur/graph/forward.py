@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from secateur.errors import TraceError
 from secateur.graph.inputs import Inputs, tensors_in
-from secateur.graph.operations import OperationLog, Value
+from secateur.graph.operations import OperationLog, Value, WeightPlace
 
 PRODUCERS = (nn.Conv1d, nn.Conv2d, nn.Linear)
 """What a refit knows how to fit."""
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 KNOWN = {each.forward for each in (*PRODUCERS, *BATCH_NORMS)}
 
 
@@ -42,31 +42,25 @@ class Calls:
     shapes: defaultdict[str, list[tuple[tuple[int, ...], tuple[int, ...]]]] = field(
         default_factory=lambda: defaultdict(list)
     )
-    norms: dict[str, str] = field(default_factory=dict)
-    shortcuts: dict[str, Value] = field(default_factory=dict)
-    tokens: set[str] = field(default_factory=set)
-    """Linear layers with [N, tokens, features] outputs: a batch norm on them goes by token, not by feature."""
+    norms: dict[WeightPlace, str] = field(default_factory=dict)
+    """By weight, the batch norm that alone reads what is made by it."""
+    shortcuts: dict[WeightPlace, Value] = field(default_factory=dict)
+    """By weight, what is added to that, or to the norm of it."""
 
 
 def watch(model: nn.Module, inputs: Inputs) -> Calls:
     """Run the model once and note what its layers see. Raises TraceError where it does not run."""
     calls = Calls()
     log = OperationLog(model, keep_sums=True)
-    outputs: dict[str, Value | None] = {}
-    norms: dict[str, list[tuple[Value | None, Value | None]]] = defaultdict(list)
+    norms: dict[str, list[Norm]] = defaultdict(list)
 
     def hook(name: str, module: nn.Module, x: Tensor, output: Tensor) -> None:
         if isinstance(module, PRODUCERS):
             if name not in calls.shapes:
                 calls.order.append(name)
             calls.shapes[name].append((tuple(x.shape), tuple(output.shape)))
-            if computes_more(module):
-                return
-            outputs[name] = log.maker(output)
-            if isinstance(module, nn.Linear) and output.dim() > 2:
-                calls.tokens.add(name)
         elif not computes_more(module):
-            norms[name].append((log.maker(x), log.maker(output)))
+            norms[name].append(Norm(log.maker(x), log.maker(output), x.shape))
 
     with torch.no_grad(), _hooked(model, hook):
         try:
@@ -77,29 +71,33 @@ def watch(model: nn.Module, inputs: Inputs) -> Calls:
                 f"{type(model).__name__} does not run on the example input of shape {inputs.shapes()}: "
                 f"{type(error).__name__}: {error}"
             ) from error
-    _follow(calls, log, outputs, norms)
+    _follow(calls, log, norms)
     return calls
 
 
-def _follow(
-    calls: Calls,
-    log: OperationLog,
-    outputs: dict[str, Value | None],
-    norms: dict[str, list[tuple[Value | None, Value | None]]],
-) -> None:
-    """Find the norm that alone reads a layer's output, and the sum that the branch then runs into."""
-    for name, value in outputs.items():
-        if value is None or len(calls.shapes[name]) != 1:
+class Norm(NamedTuple):
+    """One call of a batch norm: the values that it reads and gives, and their shape."""
+
+    reads: Value | None
+    gives: Value | None
+    shape: torch.Size
+
+
+def _follow(calls: Calls, log: OperationLog, norms: dict[str, list[Norm]]) -> None:
+    """Find the norm that alone reads what a weight makes, and the sum that the branch then runs into."""
+    often = Counter(weight for weight, _, _ in log.made)
+    for weight, value, shape in log.made:
+        if value is None or often[weight] != 1:
             continue
-        for norm, uses in norms.items() if name not in calls.tokens else ():
-            if len(uses) == 1 and uses[0][0] == value and log.readers[value] == 1:
-                calls.norms[name], value = norm, uses[0][1]
+        for norm, uses in norms.items():
+            if len(uses) == 1 and uses[0].reads == value and uses[0].shape == shape and log.readers[value] == 1:
+                calls.norms[weight], value = norm, uses[0].gives
                 break
         for terms in log.sums:
             if value in terms and log.readers[value] == 1:
                 other = terms[0] if terms[1] == value else terms[1]
                 if other is not None:
-                    calls.shortcuts[name] = other
+                    calls.shortcuts[weight] = other
 
 
 @contextmanager

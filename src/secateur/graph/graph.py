@@ -41,6 +41,27 @@ class Sparsity:
 
 
 @dataclass(frozen=True)
+class Matrix:
+    """How a layer's operator takes its operand and its weight, where both are told apart row by row.
+
+    The rows of all examples are a row-major product of `rows`, in which 0 stands for the number of examples; of a
+    convolution, the pictures are.
+    """
+
+    rows: tuple[int, ...]
+    runs: int
+    """How often the operator runs in a pass, each time on so many rows."""
+    out_first: bool = True
+    """Whether the parameter is [out, in], and not [in, out]; of a convolution it is as torch has it."""
+    before: Extent = whole(0)  # noqa: RUF009  # frozen
+    """What of the parameter's outputs other layers have, before this one's begin (queries before keys)."""
+    alone: bool = True
+    """Whether nothing else uses the weight (an embedding, a layer that is tied): only such may be fitted."""
+    bias: str = ""
+    """The parameter that is added to the outputs; it has the same parts as the weight."""
+
+
+@dataclass(frozen=True)
 class Layer:
     """Facts of one sum of products, in the order of the forward pass: by a weight, or (`product`) of two activations.
 
@@ -71,6 +92,8 @@ class Layer:
     weight: str = ""
     """The parameter; empty for a product of activations."""
     once: bool = field(default=True, repr=False)
+    matrix: Matrix | None = field(default=None, repr=False)
+    """What ranking and refits have to know; None where rows of the operand are not told apart by examples."""
     norm: str | None = None
     shortcut: Value | None = None
     sparsities: tuple[Sparsity, ...] = field(default=(), repr=False)

@@ -15,6 +15,7 @@ from secateur.graph.extent import Extent, site, whole
 from secateur.graph.follow import Follower, Found
 from secateur.graph.forward import Calls, computes_more
 from secateur.graph.graph import QUERY_KEY, VALUE, ChannelGroup, Held, Kind, Layer, Slice
+from secateur.graph.matrices import matrices_of
 
 
 class Keys:
@@ -71,8 +72,13 @@ def describe(follower: Follower, calls: Calls, examples: int, itemsizes: Mapping
         weighted = runs[name][0].weight is not None
         groups += [*_sites_of(name, axes, keys)] if weighted else []
     groups += [*_bare(follower, keys)]
+    matrices = matrices_of(runs, follower, examples, keys.extent)
     layers = tuple(
-        replace(_layer(name, found, follower, calls, keys, examples), itemsize=itemsizes.get(found[0].weight or "", 4))
+        replace(
+            _layer(name, found, follower, calls, keys, examples),
+            itemsize=itemsizes.get(found[0].weight or "", 4),
+            matrix=matrices.get(name),
+        )
         for name, found in runs.items()
     )
     roles = _roles(runs, follower)
@@ -173,8 +179,8 @@ def _layer(name: str, found: Sequence[Found], follower: Follower, calls: Calls, 
         repeats=keys.extent(product(often)) if often and calls_of_it else whole(1),
         weight=first.weight or "",
         once=own and len(found) == 1 and _runs_as_is(module, shapes, examples),
-        norm=calls.norms.get(name),
-        shortcut=calls.shortcuts.get(name),
+        norm=calls.norms.get(first.place),
+        shortcut=calls.shortcuts.get(first.place),
     )
 
 

@@ -11,13 +11,11 @@ takes all.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
 from secateur.graph.scope import Place, Scope, Scoped
@@ -30,11 +28,35 @@ COPIES = (
 )
 IN_PLACE = (torch.ops.aten.as_strided_.default, torch.ops.aten.detach_.default)
 """What arranges a tensor anew and gives the same one."""
+IN_ORDER = (
+    torch.ops.aten.view.default,
+    torch.ops.aten._unsafe_view.default,
+    torch.ops.aten.unsqueeze.default,
+    torch.ops.aten.squeeze.dim,
+    torch.ops.aten.alias.default,
+    torch.ops.aten.detach.default,
+)
+"""What gives the same elements in the same order: who reads it reads what it was made from."""
+PRODUCTS = {
+    torch.ops.aten.mm: (0, 1),
+    torch.ops.aten.addmm: (1, 2),
+    torch.ops.aten.bmm: (0, 1),
+    torch.ops.aten.baddbmm: (1, 2),
+    torch.ops.aten.linear: (0, 1),
+    torch.ops.aten.matmul: (0, 1),
+    torch.ops.aten.convolution: (0, 1),
+    torch.ops.aten._convolution: (0, 1),
+}
+"""Which arguments operators multiply."""
+ADDING = (torch.ops.aten.addmm, torch.ops.aten.baddbmm)
+"""Those that add their first argument to that."""
 ADDITIONS = (torch.ops.aten.add.Tensor, torch.ops.aten.add_.Tensor)
 
 
 Value = Place
 """The result of one operation, by where it is computed."""
+WeightPlace = tuple[str, int]
+"""A parameter, and which of its elements a weight begins at."""
 
 
 class OperationLog(Scoped):
@@ -46,6 +68,9 @@ class OperationLog(Scoped):
         self.values: dict[Value, Tensor] = {}
         self.sums: list[tuple[Value | None, Value | None]] = []
         self.readers: Counter[Value | None] = Counter()
+        self.made: list[tuple[WeightPlace, Value | None, torch.Size]] = []
+        """Of each product by a weight (where sums are kept): the weight, and what is made."""
+        self._weights = {x.untyped_storage().data_ptr(): (name, x) for name, x in model.named_parameters()}
         self._keep_sums = keep_sums
         self._made_by: dict[int, Value | None] = {}
         self._alive: list[Tensor] = []
@@ -53,12 +78,6 @@ class OperationLog(Scoped):
     def maker(self, tensor: Tensor) -> Value | None:
         """The operation that last wrote `tensor`; None for an input, a parameter, or a tensor arranged anew."""
         return self._made_by.get(id(tensor))
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """For a while, name nothing: what runs is not the network's own, and runs at full speed."""
-        with _disable_current_modes(), torch._C.DisableTorchFunction():
-            yield
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -84,7 +103,28 @@ class OperationLog(Scoped):
             if value.untyped_storage().data_ptr() in written:
                 self.values[name] = value.clone()
 
+    def _with_bias(self, args: tuple[Any, ...]) -> Tensor | None:
+        """The other term, where one is a parameter of one dimension: a bias that an operator of its own adds."""
+        if len(args) == 2 and all(isinstance(each, Tensor) for each in args):
+            for one, other in (args, args[::-1]):
+                name, whole = self._weights.get(other.untyped_storage().data_ptr(), ("", other))
+                if name and whole.dim() == other.dim() == 1 and self.maker(one) is not None:
+                    return one  # type: ignore[no-any-return]
+        return None
+
     def _note(self, func: Any, args: tuple[Any, ...], result: Any, name: Value | None) -> None:
+        if func in IN_ORDER and isinstance(result, Tensor):
+            self._made_by[id(result)] = self.maker(args[0])
+            self._alive.append(result)
+            return
+        if func in ADDITIONS and (biased := self._with_bias(args)) is not None:
+            self._made_by[id(result)] = self.maker(biased)
+            self._alive.append(result)
+            return
+        for number in PRODUCTS.get(func._overloadpacket, ()):
+            weight, whole = self._weights.get(args[number].untyped_storage().data_ptr(), ("", args[number]))
+            if weight:
+                self.made.append(((weight, args[number].storage_offset() - whole.storage_offset()), name, result.shape))
         read = [self.maker(leaf) for leaf in tree_leaves(args) if isinstance(leaf, Tensor)]
         self.readers.update(read)
         if func in ADDITIONS and len(read) == 2 and args[0].shape == args[1].shape:

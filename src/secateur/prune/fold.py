@@ -7,16 +7,29 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from secateur.graph import BATCH_NORMS, Held, Inputs, ModelGraph, copied, watch
+from secateur.graph import (
+    BATCH_NORMS,
+    PRODUCERS,
+    Held,
+    Inputs,
+    Layer,
+    ModelGraph,
+    WeightPlace,
+    computes_more,
+    copied,
+    watch,
+    weight_of,
+)
 
 
 def fold_norms(model: nn.Module, graph: ModelGraph) -> nn.Module:
     """A copy in eval mode in which every batch norm that alone reads a layer is part of that layer."""
     folded = copied(model).eval()
     for layer in graph.layers:
-        if layer.norm is None:
+        module = _found(folded, layer.name)
+        if layer.norm is None or module is None:  # what runs a weight by itself has no place for an offset
             continue
-        module, norm = folded.get_submodule(layer.name), folded.get_submodule(layer.norm)
+        norm = folded.get_submodule(layer.norm)
         assert isinstance(norm, BATCH_NORMS)
         if norm.running_mean is None or norm.running_var is None:
             continue
@@ -36,27 +49,39 @@ def without_norms(model: nn.Module, graph: ModelGraph, example: Inputs) -> tuple
     folded = fold_norms(model, graph)
     calls = watch(folded, example)
     gone = {name for name, module in folded.named_modules() if isinstance(module, nn.Identity)}
-    layers = (
-        replace(layer, norm=calls.norms.get(layer.name), shortcut=calls.shortcuts.get(layer.name))
-        for layer in graph.layers
-    )
     tensors = [held for held in graph.tensors if held.name.rpartition(".")[0] not in gone]
     known = {held.name for held in tensors}
+    layers = []
     for layer in graph.layers:
+        place = _place(folded, layer)
+        matrix = layer.matrix
+        if matrix is not None and getattr(_found(folded, layer.name), "bias", None) is not None:
+            matrix = replace(matrix, bias=f"{layer.name}.bias")
+        layers.append(replace(layer, norm=calls.norms.get(place), shortcut=calls.shortcuts.get(place), matrix=matrix))
         if f"{layer.name}.bias" not in known and getattr(_found(folded, layer.name), "bias", None) is not None:
             tensors.append(Held(f"{layer.name}.bias", (layer.outputs,), layer.itemsize, trained=True))
     attributes = tuple(each for each in graph.attributes if each.module not in gone)
     return folded, replace(graph, layers=tuple(layers), tensors=tuple(tensors), attributes=attributes)
 
 
+def _place(model: nn.Module, layer: Layer) -> WeightPlace:
+    """By what a pass names the weight of a layer."""
+    if layer.matrix is None or not layer.weight:
+        return layer.weight, 0
+    begins = weight_of(model, layer).storage_offset() - model.get_parameter(layer.weight).storage_offset()
+    return layer.weight, int(begins)
+
+
 def _found(model: nn.Module, name: str) -> nn.Module | None:
+    """The module of a layer, where it does what torch's own do."""
     try:
-        return model.get_submodule(name)
+        module = model.get_submodule(name)
     except AttributeError:
         return None
+    return module if isinstance(module, PRODUCERS) and not computes_more(module) else None
 
 
-def _affine(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+def _affine(norm: nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d) -> tuple[Tensor, Tensor]:
     """The norm as y = gain * x + offset."""
     assert norm.running_mean is not None
     assert norm.running_var is not None

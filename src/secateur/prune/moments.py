@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from secateur.errors import DataError
-from secateur.graph import Layer, ModelGraph, first_input
-from secateur.prune.calibration import Calibration, input_rows, sample_positions
+from secateur.graph import Layer, ModelGraph, Products, Run, as_operators, matrix_of, unwatched, with_matrix
+from secateur.prune.calibration import Calibration
 from secateur.prune.offset import has_offset
+from secateur.prune.rows import examples_in, operand_rows, sample_positions, sample_run
 from secateur.prune.sensitivity import Sensitivity
 from secateur.prune.shrink import own_moments, shrink
 
@@ -41,14 +42,13 @@ AllMoments = Mapping[str, Moments]
 """By the layer's name."""
 
 
-def refittable(graph: ModelGraph) -> tuple[Layer, ...]:
+def readers(graph: ModelGraph) -> tuple[Layer, ...]:
     """Layers that mix input channels of which some can be cut, or may be sparse; small enough to solve."""
     prunable = {group.key for group in graph.prunable}
     return tuple(
         layer
-        for layer in graph.layers
-        if layer.once
-        and layer.kind != "depthwise"
+        for layer in with_matrix(graph.layers)
+        if layer.kind != "depthwise"
         and (layer.sparsities or prunable & set(layer.inputs.groups))
         and layer.features <= LARGEST
     )
@@ -64,20 +64,17 @@ def collect(
     """One pass of the dense network over the calibration inputs, at positions that matter."""
     matters = (sensed or Sensitivity()).matters
     sums = {
-        layer.name: _Sums(
-            has_offset(model, layer), sample_positions(layer, len(calibration), matters=matters.get(layer.name))
-        )
-        for layer in refittable(graph)
+        layer.name: _Sums(layer, has_offset(model, layer), len(calibration), matters.get(layer.name))
+        for layer in readers(graph)
     }
-    handles = [
-        model.get_submodule(name).register_forward_pre_hook(
-            lambda module, args, kwargs, mine=mine: mine.add(module, first_input(args, kwargs).float()),
-            with_kwargs=True,
-        )
-        for name, mine in sums.items()
-    ]
+
+    def look(run: Run) -> None:
+        with unwatched():
+            sums[run.layer.name].add(run)
+
+    wanted = [graph.layer[name] for name in sums]
     try:
-        with torch.no_grad():
+        with torch.no_grad(), as_operators(model), Products(model, wanted, before=look):
             for batch in calibration.batches(batch_size):
                 batch.run(model)
     except (RuntimeError, TypeError, IndexError) as error:
@@ -86,9 +83,6 @@ def collect(
             f"the network does not run on the calibration inputs, {shapes} each, up to {batch_size} "
             f"at a time (it has to take any number, along the first dimension): {error}"
         ) from error
-    finally:
-        for handle in handles:
-            handle.remove()
     unseen = [name for name, mine in sums.items() if not mine.seen]
     if unseen:
         raise DataError(
@@ -100,24 +94,29 @@ def collect(
 class _Sums:
     """What is added up of one layer's input rows, about a point near their mean where the offset is free."""
 
-    def __init__(self, centred: bool, positions: Tensor) -> None:
-        self._centred, self._positions, self._seen = centred, positions, 0
+    def __init__(self, layer: Layer, centred: bool, examples: int, matters: Tensor | None) -> None:
+        self._once = matrix_of(layer).runs == 1
+        self._centred, self._among = centred, examples
+        self._positions = sample_positions(layer, examples, matters=matters if self._once else None)
+        self._rows, self._examples = 0, 0
 
     @property
     def seen(self) -> int:
-        """Examples that have been added."""
-        return self._seen
+        """Rows that have been added."""
+        return self._rows
 
-    def add(self, module: nn.Module, x: Tensor) -> None:
-        """The rows of a batch of examples."""
-        where = self._positions[self._seen : self._seen + len(x)]
-        if len(where) < len(x):
-            return  # a layer that runs twice in one pass has been looked at once already
-        rows = input_rows(module, x, where).transpose(0, 1)
-        if self._seen == 0:
+    def add(self, run: Run) -> None:
+        """The rows of a batch of examples; of a layer that runs several times, those of one run."""
+        batch = examples_in(run)
+        where = self._positions[self._examples :][:batch] if self._once else sample_run(run, self._among)
+        if len(where) < batch:
+            return  # a layer that runs more often here than for the example has been looked at already
+        rows = operand_rows(run, where).transpose(0, 1)
+        if self._rows == 0:
             self._start(rows)
         rows = rows - self._about[:, None]
-        self._seen += len(x)
+        self._rows += rows.shape[1]
+        self._examples += len(where)
         self._square += (rows.transpose(1, 2) @ rows).double()
         self._sum += rows.double().sum(1)
         self._own += own_moments(rows.unflatten(1, where.shape))
@@ -131,9 +130,8 @@ class _Sums:
 
     def moments(self) -> Moments:
         """Their means, those between two features shrunk."""
-        examples, each = self._positions.shape
-        square, mean = self._square.div_(examples * each), self._sum / (examples * each)
+        square, mean = self._square.div_(self._rows), self._sum / self._rows
         if self._centred:
             square.sub_(mean[:, :, None] * mean[:, None, :])
-        shrink(square, self._own, examples)
+        shrink(square, self._own, self._examples)
         return Moments(square, mean + self._about, self._centred)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from secateur.graph import ChannelGroup, Kept, ModelGraph
+from secateur.graph import ChannelGroup, Kept, ModelGraph, weight_of
 from secateur.prune.cut import get_tensor
 from secateur.prune.moments import AllMoments, Moments
 from secateur.prune.refit import RIDGE
@@ -70,7 +70,7 @@ def rank(
             if criterion == "magnitude":
                 orders[group.key] = by_magnitude(model, graph, group)
             elif group.consumers and all(name in moments for name in group.consumers):
-                orders[group.key] = eliminate(model, group, moments, sensed)
+                orders[group.key] = eliminate(model, graph, group, moments, sensed)
             elif group.producers and all(name in sensed.energy for name in group.producers):
                 orders[group.key] = by_gradient(group, sensed)
             else:
@@ -170,7 +170,13 @@ class _Consumer:
         self._begin()
 
 
-def eliminate(model: nn.Module, group: ChannelGroup, moments: AllMoments, sensed: Sensitivity | None = None) -> Order:
+def eliminate(
+    model: nn.Module,
+    graph: ModelGraph,
+    group: ChannelGroup,
+    moments: AllMoments,
+    sensed: Sensitivity | None = None,
+) -> Order:
     """Remove units one by one, always the one whose loss over all consumers is least."""
     consumers: list[_Consumer] = []
     energy = 0.0
@@ -178,9 +184,9 @@ def eliminate(model: nn.Module, group: ChannelGroup, moments: AllMoments, sensed
     absolute = all(part.module in weighed for part in group.slices if part.side == "in")
     for part in group.slices:
         if part.side == "in":
-            module = model.get_submodule(part.module)
+            weight = weight_of(model, graph.layer[part.module])
             square = weighed[part.module] if absolute else None
-            for consumer, energy_here in _consumers(module, part.index, moments[part.module], square):
+            for consumer, energy_here in _consumers(weight, part.index, moments[part.module], square):
                 consumers.append(consumer)
                 energy += energy_here
     standing, removed = [*range(group.width)], []
@@ -199,19 +205,17 @@ def eliminate(model: nn.Module, group: ChannelGroup, moments: AllMoments, sensed
 
 
 def _consumers(
-    module: nn.Module, index: npt.NDArray[np.int64], moments: Moments, weighed: Tensor | None
+    weight: Tensor, index: npt.NDArray[np.int64], moments: Moments, weighed: Tensor | None
 ) -> list[tuple[_Consumer, float]]:
     """The consumer's groups as problems of their own, each with the energy of its dense output, which is `weighed` by
-    a matrix [groups, out, out]."""
-    assert isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Linear))
-    weight = module.weight.detach().flatten(1)
-    period, area = module.weight.shape[1], int(np.prod(module.weight.shape[2:]))
+    a matrix [groups, out, out]. `weight` is [groups, out, in, *kernel]."""
+    period, area = weight.shape[2], int(np.prod(weight.shape[3:]))
     found = []
     for number, square in enumerate(moments.square):
         mine = index[:, (index[0] // period) == number] % period
         blocks = (torch.from_numpy(mine)[:, :, None] * area + torch.arange(area)).flatten(1).to(weight.device)
         precise = torch.float64 if len(square) <= 2048 else torch.float32
-        rows = weight.unflatten(0, (len(moments.square), -1))[number].to(precise)
+        rows = weight[number].flatten(1).to(precise)
         gram = rows.T @ (rows if weighed is None else weighed[number].to(rows) @ rows)
         square = square.to(precise, copy=True)
         energy = float((gram * square).sum())

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from secateur.graph import Kept, Layer, ModelGraph
+from secateur.graph import Kept, Layer, ModelGraph, matrix_of, weight_of
 from secateur.prune.cut import places
 from secateur.prune.moments import AllMoments, Moments
 from secateur.prune.offset import shift
@@ -32,7 +32,8 @@ class Refitter:
     def __init__(self, model: nn.Module, graph: ModelGraph, moments: AllMoments) -> None:
         self.graph = graph
         self.moments = moments
-        self._weight = {name: model.get_parameter(f"{name}.weight").detach() for name in moments}
+        self._weight = {name: weight_of(model, graph.layer[name]) for name in moments}
+        self._fitted = [name for name in moments if matrix_of(graph.layer[name]).alone]
         self._products: dict[str, Tensor] = {}
         self._solved: dict[tuple[str, bytes], tuple[Tensor, Tensor]] = {}
         self._bytes = 0
@@ -43,19 +44,19 @@ class Refitter:
 
         Without `sparse`, layers that lost weights are left to another refit.
         """
-        where = places(self.graph, kept)
-        for name in self.moments:
+        where, counts = places(self.graph, kept), {key: len(units) for key, units in kept.items()}
+        for name in self._fitted:
             layer, inward = self.graph.layer[name], where.get((name, "in"))
-            mask = mask_of(candidate.get_submodule(name))
+            mask = mask_of(candidate.get_submodule(name)) if layer.sparsities else None
             if (inward is None) if mask is None else (not sparse):
                 continue
             outward = where.get((name, "out"))
             left = slice(None) if outward is None else torch.from_numpy(outward)
             weight, offset = self._refitted(layer, inward, left, mask)
-            target = candidate.get_parameter(f"{name}.weight")
-            target.data.copy_(weight.view(target.shape))
+            target = weight_of(candidate, layer, counts)
+            target.copy_(weight.view(target.shape))
             if self.moments[name].centred:
-                shift(candidate, layer, offset)
+                shift(candidate, layer, offset, counts)
 
     def _refitted(
         self, layer: Layer, inward: npt.NDArray[np.int64] | None, outward: Tensor | slice, mask: Tensor | None
@@ -95,7 +96,7 @@ class Refitter:
         self, layer: Layer, inward: npt.NDArray[np.int64] | None, outward: Tensor | slice, mask: Tensor
     ) -> tuple[Tensor, Tensor]:
         """The same for the outputs `outward`, with the masked weights only."""
-        weight, moments = self._weight[layer.name].flatten(1)[outward], self.moments[layer.name]
+        weight, moments = self._weight[layer.name].flatten(2)[0][outward], self.moments[layer.name]
         kept = self._features(layer, np.arange(layer.in_channels) if inward is None else inward)
         square, right = _kept(moments, 0, kept), self._with_moments(layer)[0][outward][:, kept]
         start = weight[:, kept].float()
@@ -105,8 +106,7 @@ class Refitter:
 
     def _by_group(self, layer: Layer) -> Tensor:
         """The dense weight [groups, out, features of a group], as precise as the moments."""
-        weight: Tensor = self._weight[layer.name].flatten(1).unflatten(0, (layer.groups, -1))
-        return weight.to(self.moments[layer.name].square.dtype)
+        return self._weight[layer.name].flatten(2).to(self.moments[layer.name].square.dtype)
 
     def _with_moments(self, layer: Layer) -> Tensor:
         """The dense weight times the moments, [groups, out, features of a group]: the same for every candidate."""
@@ -117,7 +117,7 @@ class Refitter:
     def _features(self, layer: Layer, inward: npt.NDArray[np.int64]) -> Tensor:
         """Columns of the matrix form of the weight that belong to the input channels, in one group."""
         weight = self._weight[layer.name]
-        area, period = int(np.prod(weight.shape[2:])), weight.shape[1]
+        area, period = int(np.prod(weight.shape[3:])), weight.shape[2]
         local = torch.from_numpy(np.unique(inward % period))  # the same in every group
         return (local[:, None] * area + torch.arange(area)).ravel().to(weight.device)
 

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,16 +21,24 @@ from secateur.graph import (
     VALUE,
     ChannelGroup,
     Inputs,
+    Layer,
     ModelGraph,
+    Products,
+    Run,
     Side,
+    as_operators,
+    bias_of,
     copied,
-    first_input,
     in_double,
     plain_kernels,
     tensors_in,
+    unwatched,
+    weight_of,
 )
 from secateur.prune.alike import same
 from secateur.prune.calibration import Calibration
+from secateur.prune.offset import bias_behind
+from secateur.prune.rows import operands, outputs
 from secateur.prune.sensitivity import Sensitivity
 
 EXAMPLES = 64
@@ -45,9 +51,14 @@ RIDGE = 1e-4
 class Part:
     """The dims of all heads on one side of a layer; `index` [heads, repeats, dims] are their places."""
 
-    module: str
+    layer: Layer
     side: Side
     index: Tensor
+
+    @property
+    def module(self) -> str:
+        """The layer's name."""
+        return self.layer.name
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +80,7 @@ def rotate(model: nn.Module, graph: ModelGraph, calibration: Calibration, sensed
     if not pairs:
         return sensed
     few = calibration.head(EXAMPLES)
-    moments = _moments(model, pairs, few, sensed)
+    moments = _moments(model, graph, pairs, few, sensed)
     bases = [_basis(_weighed(model, pair.seen, sensed), moments[pair.seen].sum(1)) for pair in pairs]
     check = _Check(model, few.head(2).inputs)
     turns = [*zip(pairs, bases, strict=True)]
@@ -94,46 +105,49 @@ def _pair(graph: ModelGraph, group: ChannelGroup) -> Pair | None:
     heads = min(part.index.shape[1] for part in both)
     if not heads or any(part.index.shape[1] % heads for part in both):
         return None
-    if not all(graph.layer[part.module].once and graph.layer[part.module].groups == 1 for part in both):
+    if not all(_plain(graph.layer[part.module]) for part in both):
         return None
     first, second = (
-        Part(part.module, part.side, torch.from_numpy(part.index.T.reshape(heads, -1, group.width).copy()))
+        Part(graph.layer[part.module], part.side, torch.from_numpy(part.index.T.reshape(heads, -1, group.width).copy()))
         for part in both
     )
     return Pair(first, second)
 
 
+def _plain(layer: Layer) -> bool:
+    """Whether it is one matrix, of its own, that every row is multiplied by once."""
+    matrix = layer.matrix
+    plain = layer.groups == 1 and layer.features == layer.in_channels and layer.stride == 1
+    return plain and matrix is not None and matrix.alone and matrix.runs == 1
+
+
 def _moments(
-    model: nn.Module, pairs: Sequence[Pair], calibration: Calibration, sensed: Sensitivity
+    model: nn.Module, graph: ModelGraph, pairs: Sequence[Pair], calibration: Calibration, sensed: Sensitivity
 ) -> dict[Part, Tensor]:
     """E[y y^T] of the dims, head by head, over positions that matter, [heads, repeats, dims, dims]."""
     parts = {part for pair in pairs for part in (pair.first, pair.second) if part.side == "out" or part is pair.seen}
+    parts_of = {part.module: [each for each in parts if each.module == part.module] for part in parts}
     found: dict[Part, Tensor] = {}
     rows = dict.fromkeys(parts, 0)
     seen = 0
 
-    def look(part: Part, module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> None:
-        value = output if part.side == "out" else first_input(args, kwargs)
-        by_token = isinstance(module, nn.Linear)
-        value = value.reshape(len(value), -1, value.shape[-1]) if by_token else value.flatten(2).mT
-        where = sensed.matters.get(part.module)
-        if where is not None:
-            value = value[where[seen : seen + len(value)].to(value.device)]
-        heads = value[..., part.index.to(value.device)].flatten(0, -4).double()
-        found[part] = found.get(part, 0) + torch.einsum("nhrd,nhre->hrde", heads, heads).cpu()
-        rows[part] += len(heads)
+    def look(run: Run, y: Tensor) -> None:
+        with unwatched():
+            for part in parts_of[run.layer.name]:
+                made = part.side == "out"
+                value = outputs(run, y) + bias_behind(model, run) if made else operands(run).flatten(1, -2)
+                where = sensed.matters.get(part.module)
+                if where is not None:
+                    value = value[where[seen : seen + len(value)].to(value.device)]
+                heads = value[..., part.index.to(value.device)].flatten(0, -4).double()
+                found[part] = found.get(part, 0) + torch.einsum("nhrd,nhre->hrde", heads, heads).cpu()
+                rows[part] += len(heads)
 
-    handles = [
-        model.get_submodule(part.module).register_forward_hook(partial(look, part), with_kwargs=True) for part in parts
-    ]
-    try:
-        with torch.no_grad():
-            for batch in calibration.batches(32):
-                batch.run(model)
-                seen += len(batch)
-    finally:
-        for handle in handles:
-            handle.remove()
+    layers = [graph.layer[name] for name in parts_of]
+    with torch.no_grad(), as_operators(model), Products(model, layers, after=look):
+        for batch in calibration.batches(32):
+            batch.run(model)
+            seen += len(batch)
     return {part: square / max(rows[part], 1) for part, square in found.items()}
 
 
@@ -142,7 +156,7 @@ def _weighed(model: nn.Module, part: Part, sensed: Sensitivity) -> Tensor:
     square, index = sensed.square[part.module][0], part.index
     if part.side == "out":
         return square[index[..., :, None], index[..., None, :]].sum(1)
-    weight = model.get_submodule(part.module).get_parameter("weight").detach().cpu().double().flatten(1)[:, index]
+    weight = weight_of(model, part.layer).cpu().double().flatten(2)[0][:, index]
     found: Tensor = torch.einsum("ohrd,op,phre->hde", weight, square, weight)
     return found
 
@@ -170,14 +184,12 @@ def _parts(turns: Sequence[tuple[Pair, Tensor]]) -> Iterator[tuple[Part, Tensor]
 
 
 def _turn(model: nn.Module, part: Part, by: Tensor) -> None:
-    module = model.get_submodule(part.module)
-    for name in ("weight", "bias") if part.side == "out" else ("weight",):
-        value = getattr(module, name)
-        if value is not None:
-            rows = value.data if part.side == "out" else value.data.transpose(0, 1)
-            heads = rows[part.index.to(rows.device)]
-            turned = torch.einsum("hde,hrex->hrdx", by.to(heads.device), heads.double().reshape(*heads.shape[:3], -1))
-            rows[part.index.to(rows.device)] = turned.reshape(heads.shape).to(rows.dtype)
+    weight, bias = weight_of(model, part.layer)[0].flatten(1), bias_of(model, part.layer)
+    held = [weight.T] if part.side == "in" else [weight] if bias is None else [weight, bias]
+    for rows in held:
+        heads = rows[part.index.to(rows.device)]
+        turned = torch.einsum("hde,hrex->hrdx", by.to(heads.device), heads.double().reshape(*heads.shape[:3], -1))
+        rows[part.index.to(rows.device)] = turned.reshape(heads.shape).to(rows.dtype)
 
 
 def _turned(square: Tensor, part: Part, by: Tensor) -> Tensor:

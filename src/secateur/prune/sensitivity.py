@@ -8,16 +8,30 @@ by which matrix `E[g g^T]` a change of each output is weighed (the factor of the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge
 
-from secateur.graph import Inputs, Layer, ModelGraph, tensors_in
+from secateur.graph import (
+    Inputs,
+    Layer,
+    ModelGraph,
+    Products,
+    Run,
+    as_operators,
+    matrix_of,
+    nodes,
+    places,
+    tensors_in,
+    with_matrix,
+)
 from secateur.prune.calibration import Calibration
+from secateur.prune.offset import bias_behind
+from secateur.prune.rows import outputs
 from secateur.prune.shrink import own_moments, shrink
 
 EXAMPLES = 128
@@ -48,15 +62,17 @@ def sense(model: nn.Module, graph: ModelGraph, calibration: Calibration) -> Sens
     Of all inputs where some positions do not matter, so that it is known of each; else of `EXAMPLES`.
     """
     weighed = _weighed(graph)
-    sums = {layer.name: _Sums(layer, layer.name in weighed) for layer in graph.layers if layer.once and layer.weight}
+    layers = with_matrix(graph.layers)
+    sums = {layer.name: _Sums(layer, layer.name in weighed) for layer in layers}
     generator = torch.Generator().manual_seed(0)
     seen = 0
     try:
         for batch in calibration.batches(BATCH):
             if seen >= EXAMPLES and all(mine.everywhere for mine in sums.values()):
                 break
-            for name, (output, gradient) in _gradients(model, sums, batch, generator).items():
-                sums[name].add(output, gradient, len(batch), squares=seen < EXAMPLES)
+            with _by_gradients(model):
+                for run, output, gradient in _gradients(model, layers, batch, generator):
+                    sums[run.layer.name].add(output, gradient, squares=seen < EXAMPLES)
             seen += len(batch)
     except (RuntimeError, NotImplementedError):  # an operation without a gradient
         return Sensitivity()
@@ -81,21 +97,48 @@ def _weighed(graph: ModelGraph) -> set[str]:
 
 
 def _gradients(
-    model: nn.Module, layers: Mapping[str, object], batch: Inputs, generator: torch.Generator
-) -> dict[str, tuple[Tensor, Tensor]]:
-    """The output of each layer that answers depend on, and the gradient of a random sum of the answers by it."""
-    outputs: dict[str, Tensor] = {}
-    with torch.enable_grad(), _watched(model, layers, outputs):
+    model: nn.Module, layers: Sequence[Layer], batch: Inputs, generator: torch.Generator
+) -> Iterator[tuple[Run, Tensor, Tensor]]:
+    """The outputs [N, positions, out] of each layer that answers depend on, run by run, and the gradient of a random
+    sum of the answers by them."""
+    given: dict[str, list[tuple[Run, Tensor]]] = {layer.name: [] for layer in layers}
+
+    def keep(run: Run, y: Tensor) -> None:
+        given[run.layer.name].append((replace(run, x=run.x.new_empty(0)), y.detach()))
+
+    with torch.enable_grad(), Products(model, layers, after=keep):
+        # Of a product, autograd keeps the weight only where what it multiplies has a gradient.
+        batch = batch.map(lambda x: x.detach().requires_grad_().clone() if x.is_floating_point() else x)
         answers = [x for x in tensors_in(batch.run(model)) if x.is_floating_point() and x.requires_grad]
-        if not answers:
-            return {}
-        noise = [torch.randn(x.shape, generator=generator).to(x) / _scale(x.detach(), len(batch)) for x in answers]
-        found = torch.autograd.grad(answers, [*outputs.values()], noise, allow_unused=True)
-    return {
-        name: (output.detach(), gradient.float())
-        for (name, output), gradient in zip(outputs.items(), found, strict=True)
-        if gradient is not None
-    }
+    found = nodes(answers, places(model, layers))
+    runs = [
+        (*each, node)
+        for name, mine in found.items()
+        if len(mine) == len(given[name])
+        for each, node in zip(given[name], mine, strict=True)
+    ]
+    if not runs:
+        return
+    noise = [torch.randn(x.shape, generator=generator).to(x) / _scale(x.detach(), len(batch)) for x in answers]
+    edges = [GradientEdge(node, 0) for _, _, node in runs]
+    gradients = torch.autograd.grad(answers, edges, noise, allow_unused=True)
+    for (run, output, _), gradient in zip(runs, gradients, strict=True):
+        if gradient is not None:
+            yield run, outputs(run, output.float()) + bias_behind(model, run), outputs(run, gradient.float())
+
+
+@contextmanager
+def _by_gradients(model: nn.Module) -> Iterator[None]:
+    """For a while, all that a network has takes part in gradients."""
+    before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        for parameter, _ in before:
+            parameter.requires_grad_(parameter.is_floating_point())
+        with as_operators(model):
+            yield
+    finally:
+        for parameter, needed in before:
+            parameter.requires_grad_(needed)
 
 
 def _scale(answer: Tensor, examples: int) -> Tensor:
@@ -105,29 +148,12 @@ def _scale(answer: Tensor, examples: int) -> Tensor:
     return scale
 
 
-@contextmanager
-def _watched(model: nn.Module, names: Mapping[str, object], outputs: dict[str, Tensor]) -> Iterator[None]:
-    """Keep what layers give, each before anything is done to it in place."""
-
-    def keep(name: str, module: nn.Module, args: object, output: Tensor) -> Tensor:
-        if not output.requires_grad:
-            output.requires_grad_(True)
-        outputs[name] = output
-        return output.clone()
-
-    handles = [model.get_submodule(name).register_forward_hook(partial(keep, name)) for name in names]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
 class _Sums:
     """What is added up of one layer's gradients and outputs."""
 
     def __init__(self, layer: Layer, weighed: bool) -> None:
         self._layer, self._weighed = layer, weighed
+        self._once = matrix_of(layer).runs == 1
         width = layer.out_channels // layer.groups if weighed else 0
         self._square = torch.zeros(layer.groups, width, width, dtype=torch.float64)
         self._energy = torch.zeros(layer.groups, width, dtype=torch.float64)
@@ -145,35 +171,34 @@ class _Sums:
         """Whether it is known what a change weighs."""
         return bool(self._square.any())
 
-    def add(self, output: Tensor, gradient: Tensor, examples: int, squares: bool) -> None:
-        """Those of a batch, shaped as the layer's output; without `squares`, only where they matter."""
-        g = self._by_example(gradient, examples)
+    def add(self, output: Tensor, gradient: Tensor, squares: bool) -> None:
+        """Those of a run, [N, positions, out]; without `squares`, only where they matter."""
+        g = self._by_group(gradient)
         matters = (g != 0).any(-1).any(1)
-        if self._layer.kind == "linear":  # all gradients of a pixel may be zero by chance: its rectifiers are off
+        if (
+            self._layer.kind == "linear" and self._once
+        ):  # all gradients of a pixel may be zero by chance: its rectifiers are off
             self.matters.append(matters.cpu())
         if not squares or not self._weighed:
             return
         rows = g.transpose(0, 1).flatten(1, 2)
         self._square += (rows.transpose(1, 2) @ rows).to(self._square)
         self._own += (own_moments(g.transpose(0, 1)) * g.shape[2] ** 2).to(self._own)
-        y = self._by_example(output, examples) * matters[:, None, :, None]
+        y = self._by_group(output) * matters[:, None, :, None]
         self._energy += y.square().sum((0, 2)).to(self._energy)
         self._rows += int(matters.sum())
-        self._examples += examples
+        self._examples += len(g)
 
-    def _by_example(self, x: Tensor, examples: int) -> Tensor:
+    def _by_group(self, y: Tensor) -> Tensor:
         """[examples, groups, positions, out channels of a group]."""
-        if self._layer.kind == "linear":
-            rows = x.reshape(examples, -1, x.shape[-1])
-        else:
-            rows = x.reshape(examples, x.shape[1], -1).transpose(1, 2)
-        found: Tensor = rows.float().unflatten(2, (self._layer.groups, -1)).transpose(1, 2)
+        found: Tensor = y.unflatten(2, (self._layer.groups, -1)).transpose(1, 2)
         return found
 
     def square(self) -> Tensor:
-        """The mean over examples; what two outputs have in common, shrunk by how few examples tell of it."""
-        square = self._square / self._examples
-        shrink(square, self._own, self._examples)
+        """The mean over examples of what all runs add up to; what two outputs have in common, shrunk by how few
+        examples tell of it."""
+        square = self._square / self._examples * matrix_of(self._layer).runs
+        shrink(square, self._own * matrix_of(self._layer).runs ** 2, self._examples)
         return square
 
     def energy(self) -> Tensor:

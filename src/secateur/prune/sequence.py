@@ -11,18 +11,34 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from secateur.graph import BATCH_NORMS, Kept, Layer, ModelGraph, OperationLog, best_layout, first_input, laid_out
-from secateur.prune.calibration import Calibration, Taps, input_rows, output_rows, sample_positions, taps_at
+from secateur.graph import (
+    BATCH_NORMS,
+    Kept,
+    Layer,
+    ModelGraph,
+    OperationLog,
+    Products,
+    Run,
+    as_operators,
+    best_layout,
+    bias_of,
+    laid_out,
+    matrix_of,
+    unwatched,
+    weight_of,
+    with_matrix,
+)
+from secateur.prune.calibration import Calibration
 from secateur.prune.cut import places
 from secateur.prune.moments import LARGEST
-from secateur.prune.offset import has_offset, offset_behind, shift
+from secateur.prune.offset import bias_behind, has_offset, offset_behind, shift
+from secateur.prune.rows import Taps, examples_in, operand_rows, output_rows, sample_positions, taps_at
 from secateur.prune.sensitivity import Sensitivity
 from secateur.prune.shrink import own_moments, own_products, shrink, trusted
 from secateur.prune.solve import masked_least_squares, solve_positive
@@ -70,11 +86,7 @@ class SequentialRefit:
         self.graph = graph
         self.effort = effort = effort or Effort()
         self.calibration = calibration.head(_affordable(graph))
-        self.layers = [
-            layer
-            for layer in graph.layers
-            if layer.once and layer.features <= LARGEST and not layer.repeats.groups  # of whose rows some would go
-        ]
+        self.layers = [layer for layer in with_matrix(graph.layers) if _can_be_fitted(layer)]
         matters = (sensed or Sensitivity()).matters
         self._positions = {
             layer.name: sample_positions(
@@ -98,27 +110,28 @@ class SequentialRefit:
         """Sampled outputs of every layer [rows, out], its offset taken in, and the shortcuts that are added to them."""
         targets: dict[str, list[Tensor]] = {layer.name: [] for layer in self.layers}
         shortcuts: dict[str, list[Tensor]] = {layer.name: [] for layer in self.layers}
-        shapes: dict[str, torch.Size] = {}
         start = 0
 
-        def look(layer: Layer, module: nn.Module, args: tuple[Tensor, ...], y: Tensor) -> None:
-            shapes[layer.name] = y.shape
-            with log.paused():
-                targets[layer.name].append(self._rows(layer, y, start) + offset_behind(dense, layer))
+        def look(run: Run, y: Tensor) -> None:
+            layer = run.layer
+            if layer.name in runs:
+                return  # a layer that runs more often here than for the example
+            runs[layer.name] = replace(run, x=run.x.new_empty(0)), y.shape
+            with unwatched():
+                offset = offset_behind(dense, layer) + bias_behind(dense, run)
+                targets[layer.name].append(self._rows(run, y, start) + offset)
 
-        handles = [dense.get_submodule(x.name).register_forward_hook(partial(look, x)) for x in self.layers]
-        try:
-            for batch in self.calibration.batches(100):
-                with torch.no_grad(), OperationLog(dense, self._joined) as log:
-                    batch.run(dense)
-                for layer in self.layers:
-                    value = None if layer.shortcut is None else log.values.get(layer.shortcut)
-                    if value is not None and value.shape == shapes.get(layer.name):
-                        shortcuts[layer.name].append(self._rows(layer, value, start))
-                start += len(batch)
-        finally:
-            for handle in handles:
-                handle.remove()
+        for batch in self.calibration.batches(100):
+            runs: dict[str, tuple[Run, torch.Size]] = {}
+            log, products = OperationLog(dense, self._joined), Products(dense, self.layers, after=look)
+            with torch.no_grad(), as_operators(dense), log, products:
+                batch.run(dense)
+            for layer in self.layers:
+                value = None if layer.shortcut is None else log.values.get(layer.shortcut)
+                run, shape = runs.get(layer.name, (None, torch.Size()))
+                if value is not None and run is not None and _alike(value.shape, shape):
+                    shortcuts[layer.name].append(self._rows(run, value, start))
+            start += len(batch)
         self._targets = {name: torch.cat(pieces) for name, pieces in targets.items() if pieces}
         self._shortcuts = {name: torch.cat(shortcuts[name]) for name in self._seen_everywhere(shortcuts)}
 
@@ -136,51 +149,70 @@ class SequentialRefit:
                     stacklevel=2,
                 )
 
-    def _rows(self, layer: Layer, y: Tensor, start: int = 0) -> Tensor:
-        positions = self._positions[layer.name][start : start + len(y)]
-        return output_rows(y.float(), positions, layer.kind != "linear")
+    def _rows(self, run: Run, y: Tensor, start: int = 0) -> Tensor:
+        positions = self._positions[run.layer.name]
+        return output_rows(run, y.float(), positions[start : start + examples_in(run, y)])
 
-    def _read(self, layer: Layer, module: nn.Module, x: Tensor) -> Taps | None:
+    def _read(self, run: Run) -> Taps | None:
         """What a layer reads at its positions, the same whatever is pruned: remembered, if it is not much."""
-        positions = self._positions[layer.name].to(x.device)
-        few = positions.numel() * math.prod(layer.kernel) <= MOST_TAPS
-        if not few or not isinstance(module, nn.Conv2d) or module.padding_mode != "zeros":
+        name = run.layer.name
+        positions = self._positions[name].to(run.x.device)
+        if not run.kernel or positions.numel() * math.prod(run.kernel) > MOST_TAPS:
             return None
-        if layer.name not in self._taps:
-            self._taps[layer.name] = taps_at(module, positions, x.shape)
-        return self._taps[layer.name]
+        if name not in self._taps:
+            self._taps[name] = taps_at(run, positions)
+        return self._taps[name]
 
     def apply(self, pruned: nn.Module, kept: Kept) -> None:
         """Refit every layer of `pruned`, the dense network cut to `kept`, in place. It is in eval mode."""
         outward = {name: torch.from_numpy(at) for (name, side), at in places(self.graph, kept).items() if side == "out"}
+        counts = {key: len(units) for key, units in kept.items()}
         fitted: set[str] = set()
 
-        def fit(layer: Layer, module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
-            if layer.name in fitted:
-                return  # a layer that runs twice in one pass was fitted the first time
+        def fit(run: Run) -> None:
+            layer = run.layer
+            if layer.name in fitted or layer.name not in self._targets:
+                return
             fitted.add(layer.name)
-            with log.paused():
+            with unwatched():
                 left = outward.get(layer.name, slice(None))
                 target = self._targets[layer.name][:, left]
                 shortcut = None if layer.shortcut is None else log.values.pop(layer.shortcut, None)
                 if shortcut is not None and layer.name in self._shortcuts:  # it may run only after this branch
-                    drift = self._shortcuts[layer.name][:, left] - self._rows(layer, shortcut)
+                    drift = self._shortcuts[layer.name][:, left] - self._rows(run, shortcut)
                     target = target + _before_norm(pruned, layer, drift)
-                x = first_input(args, kwargs).float()
-                rows = input_rows(module, x, self._positions[layer.name], self._read(layer, module, x))
-                _fit(pruned, layer, rows, target, self.effort, len(self.calibration))
+                rows = operand_rows(run, self._positions[layer.name], self._read(run))
+                _fit(_Fitted(pruned, layer, counts), rows, target, self.effort, len(self.calibration))
 
-        handles = [
-            pruned.get_submodule(layer.name).register_forward_pre_hook(partial(fit, layer), with_kwargs=True)
-            for layer in self.layers
-        ]
         pruned.to(memory_format=self._layout)  # type: ignore[call-overload]
-        try:
-            with torch.no_grad(), OperationLog(pruned, self._joined) as log:
-                self._inputs.run(pruned)
-        finally:
-            for handle in handles:
-                handle.remove()
+        log, products = OperationLog(pruned, self._joined), Products(pruned, self.layers, before=fit, counts=counts)
+        with torch.no_grad(), as_operators(pruned), log, products:
+            self._inputs.run(pruned)
+
+
+def _can_be_fitted(layer: Layer) -> bool:
+    """Whether its weights are its own, small enough to solve, and used once, on rows that all stay."""
+    matrix = matrix_of(layer)
+    return matrix.alone and matrix.runs == 1 and layer.features <= LARGEST and not layer.repeats.groups
+
+
+def _alike(shape: torch.Size, other: torch.Size) -> bool:
+    """Whether these are rows of the same, [N * T, out] and [N, T, out]."""
+    return shape.numel() == other.numel() and shape[-1] == other[-1]
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """A layer of a network that has kept so many units."""
+
+    model: nn.Module
+    layer: Layer
+    counts: Mapping[str, int]
+
+    @property
+    def mask(self) -> Tensor | None:
+        """Which of its weights there are, where it is sparse."""
+        return mask_of(self.model.get_submodule(self.layer.name)) if self.layer.sparsities else None
 
 
 def _affordable(graph: ModelGraph) -> int:
@@ -207,11 +239,11 @@ def _before_norm(model: nn.Module, layer: Layer, drift: Tensor) -> Tensor:
     return drift * torch.where(reachable, spread / torch.where(reachable, gain, 1.0), 0.0).to(drift.dtype)
 
 
-def _fit(model: nn.Module, layer: Layer, rows: Tensor, target: Tensor, effort: Effort, examples: int) -> None:
+def _fit(fitted: _Fitted, rows: Tensor, target: Tensor, effort: Effort, examples: int) -> None:
     """Move weights (and offset) to the least-squares solution on `rows` [rows, groups, D] of so many examples."""
-    module = model.get_submodule(layer.name)
-    assert isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Linear))
-    weight = module.weight.data.float().flatten(1).unflatten(0, (rows.shape[1], -1))
+    model, layer, counts = fitted.model, fitted.layer, fitted.counts
+    held, own = weight_of(model, layer, counts), bias_of(model, layer, counts)
+    weight = held.float().flatten(2)
     x, wanted = rows.transpose(0, 1), target.unflatten(1, weight.shape[:2]).transpose(0, 1)
     if len(x) > 1:  # products of hundreds of small matrices take half as long where each lies in a piece
         x, wanted = x.contiguous(), wanted.contiguous()
@@ -219,19 +251,19 @@ def _fit(model: nn.Module, layer: Layer, rows: Tensor, target: Tensor, effort: E
     if offset := has_offset(model, layer):
         mean, level = x.mean(1, keepdim=True), missing.mean(1, keepdim=True)
         x, missing = x - mean, missing - level
-        bias = offset_behind(model, layer) if module.bias is None else module.bias.data.float()
+        bias = offset_behind(model, layer) if own is None else own.float()
         level = level - torch.as_tensor(bias).view(len(weight), 1, -1)
     square, right = _moments(x), x.transpose(1, 2) @ missing
     if effort.shrink:
         _leave_chance_out(square, right, x, missing, examples)
     diagonal = square.diagonal(dim1=1, dim2=2)
     diagonal.add_(effort.ridge * diagonal.mean(1, keepdim=True) + 1e-9)
-    mask = mask_of(module)
+    mask = fitted.mask
     change = solve_positive(square, right) if mask is None else _solve_masked(square, right, mask)
     moved = weight + change.transpose(1, 2)
-    module.weight.data.copy_(moved.flatten(0, 1).view_as(module.weight))
+    held.copy_(moved.view(held.shape))
     if offset:
-        shift(model, layer, (level - mean @ change).flatten())
+        shift(model, layer, (level - mean @ change).flatten(), counts)
 
 
 def _leave_chance_out(square: Tensor, right: Tensor, x: Tensor, missing: Tensor, examples: int) -> None:

@@ -1,0 +1,156 @@
+"""What ranking and refits see of layers: the rows of any operator, times its weights, are its outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import secateur as sc
+from secateur.graph import ModelGraph, Products, Run, bias_of, weight_of
+from secateur.prune.offset import bias_behind
+from secateur.prune.rows import operand_rows, output_rows, outputs
+
+
+class Between(nn.Module):
+    """A layer between two that are read by it and read it."""
+
+    def __init__(self, first: nn.Module, layer: nn.Module, elements: int) -> None:
+        super().__init__()
+        self.first, self.layer, self.head = first, layer, nn.Linear(elements, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any x [N, ...]."""
+        return self.head(torch.relu(self.layer(self.first(x))).flatten(1))
+
+
+def between(layer: nn.Module, shape: tuple[int, ...]) -> nn.Module:
+    """With a layer before it that leaves the shape as it is."""
+    convolutions = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}
+    channels = shape[1]
+    first = nn.Linear(shape[-1], shape[-1]) if isinstance(layer, nn.Linear) else None
+    first = first or convolutions[len(shape)](channels, channels, 1)
+    with torch.no_grad():
+        return Between(first, layer, layer(first(torch.randn(shape)))[0].numel()).eval()
+
+
+def runs_of(model: nn.Module, graph: ModelGraph, *inputs: Tensor) -> dict[str, list[tuple[Run, Tensor]]]:
+    """Every product by a layer's weight, and what it gave."""
+    found: dict[str, list[tuple[Run, Tensor]]] = {}
+    with (
+        torch.no_grad(),
+        Products(model, graph.layers, after=lambda run, y: found.setdefault(run.layer.name, []).append((run, y))),
+    ):
+        model(*inputs)
+    return found
+
+
+def times_weights(model: nn.Module, run: Run, rows: Tensor) -> Tensor:
+    """Rows [R, groups, D] times the weights, [R, out]."""
+    found = torch.einsum("ngd,god->ngo", rows, weight_of(model, run.layer).flatten(2)).flatten(1)
+    bias = bias_of(model, run.layer)
+    return found + bias if run.biased and bias is not None else found
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.Conv2d(4, 6, 3, stride=2, padding=1), (3, 4, 7, 6)),
+        (nn.Conv2d(4, 6, 2, padding="same"), (3, 4, 6, 6)),
+        (nn.Conv2d(4, 8, 3, padding=1, groups=2, padding_mode="reflect"), (3, 4, 6, 6)),
+        (nn.Conv2d(4, 8, 3, padding=1, groups=4), (3, 4, 6, 6)),
+        (nn.Conv2d(3, 4, 3, padding=2, padding_mode="circular"), (3, 3, 6, 6)),
+        (nn.Conv1d(4, 6, 3, stride=2, dilation=2, padding=1), (3, 4, 11)),
+        (nn.Conv3d(4, 6, (3, 1, 2), stride=(2, 1, 1), padding=(1, 0, 1)), (3, 4, 5, 4, 3)),
+        (nn.ConvTranspose2d(4, 6, 3, stride=2, padding=1, output_padding=1), (3, 4, 5, 4)),
+        (nn.ConvTranspose2d(4, 8, 2, stride=2, groups=2, bias=False), (3, 4, 5, 4)),
+        (nn.ConvTranspose1d(4, 6, 5, stride=3, dilation=2), (3, 4, 7)),
+        (nn.ConvTranspose3d(4, 6, 2, stride=2), (3, 4, 2, 3, 4)),
+        (nn.Linear(7, 3), (4, 7)),
+        (nn.Linear(7, 3), (4, 5, 7)),
+        (nn.Linear(7, 3), (4, 2, 5, 7)),
+    ],
+    ids=str,
+)
+def test_rows_times_weights_are_outputs(layer: nn.Module, shape: tuple[int, ...]) -> None:
+    model, x = between(layer, shape), torch.randn(shape)
+    graph = sc.inspect(model, x)
+    inputs = [x] if x.dim() != 4 else [x, x.contiguous(memory_format=torch.channels_last)]
+    for given in inputs:
+        ((run, y),) = runs_of(model, graph, given)["layer"]
+        positions = torch.randint(outputs(run, y).shape[1], (len(x), 20))
+        found = times_weights(model, run, operand_rows(run, positions))
+        torch.testing.assert_close(found, output_rows(run, y, positions), rtol=1e-4, atol=1e-5)
+
+
+class Transposed(nn.Module):
+    """A weight [in, out], as GPT-2 has them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.randn(8, 10) / 3), nn.Parameter(torch.randn(10))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [N, T, 8]."""
+        return torch.addmm(self.bias, x.view(-1, 8), self.weight).view(*x.shape[:2], 10)
+
+
+class Left(nn.Module):
+    """A weight that stands before what it multiplies: channels are rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(10, 8) / 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [N, T, 8]."""
+        return (self.weight @ x.mT).mT
+
+
+class TimeFirst(nn.Module):
+    """Tokens before examples, as `nn.Transformer` has them by default."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [N, T, 8]."""
+        return self.linear(x.transpose(0, 1)).transpose(0, 1)
+
+
+class Frames(nn.Module):
+    """A convolution on the frames of films."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(8, 10, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [N, T, 8], each token a picture of one row."""
+        pictures = x.unflatten(1, (2, -1)).flatten(0, 1).mT[:, :, None]
+        return self.conv(pictures)[:, :, 0].mT.unflatten(0, (len(x), 2)).flatten(1, 2)
+
+
+@pytest.mark.parametrize("inner", [Transposed, Left, TimeFirst, Frames])
+def test_any_operator_is_seen_row_by_row_examples_first(inner: Callable[[], nn.Module]) -> None:
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.inner, self.head = nn.Linear(5, 8), inner(), nn.Linear(10, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(torch.relu(self.inner(self.first(x))).mean(1))
+
+    model, x = Tokens().eval(), torch.randn(7, 6, 5)
+    graph = sc.inspect(model, x[:1])
+    (name,) = [layer.name for layer in graph.layers if layer.name.startswith("inner")]
+    ((run, y),) = runs_of(model, graph, x)[name]
+    with torch.no_grad():
+        wanted = model.inner(model.first(x))
+    torch.testing.assert_close(outputs(run, y) + bias_behind(model, run), wanted, rtol=1e-4, atol=1e-5)
+    positions = torch.randint(6, (7, 9))
+    found = times_weights(model, run, operand_rows(run, positions))
+    torch.testing.assert_close(found, output_rows(run, y, positions), rtol=1e-4, atol=1e-5)
