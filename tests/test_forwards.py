@@ -755,3 +755,28 @@ def test_a_forward_that_works_out_gradients_is_followed() -> None:
 
     graph = sc.inspect(settled(Force()), torch.randn(4, 6))
     assert [group.key for group in graph.prunable] == ["into"]
+
+
+class EqualHalves(nn.Module):
+    """Few channels in two halves, of which one goes on through a bottleneck (YOLOv8's C2f)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.into = nn.Conv2d(3, 12, 3), nn.Conv2d(12, 16, 1)
+        self.inner = nn.ModuleList(nn.Conv2d(8, 8, 3, padding=1) for _ in range(2))
+        self.out, self.head = nn.Conv2d(32, 20, 1), nn.Linear(20, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images [N, 3, H, W]."""
+        y = list(torch.relu(self.into(torch.relu(self.stem(x)))).chunk(2, 1))
+        for inner in self.inner:
+            y.append(y[-1] + torch.relu(inner(y[-1])))
+        return self.head(torch.relu(self.out(torch.cat(y, 1))).mean((2, 3)))
+
+
+@pytest.mark.parametrize("half", ["into", "into#2"])
+def test_one_half_alone_may_go(half: str) -> None:
+    model, x = EqualHalves().eval(), torch.randn(8, 3, 8, 8)
+    small = sc.prune(model, x[:2], {half: 0.5}, calibration=[x])
+    assert small.into.out_channels == 12
+    assert small(x).shape == (8, 5)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 import secateur as sc
-from secateur.graph import ModelGraph, Products, Run, bias_of, weight_of
+from secateur.graph import ModelGraph, Products, Run, as_inputs, bias_of, weight_of
+from secateur.prune import Calibration, Pruner, PruneSettings
 from secateur.prune.offset import bias_behind
 from secateur.prune.rows import operand_rows, output_rows, outputs
 
@@ -154,3 +155,117 @@ def test_any_operator_is_seen_row_by_row_examples_first(inner: Callable[[], nn.M
     positions = torch.randint(6, (7, 9))
     found = times_weights(model, run, operand_rows(run, positions))
     torch.testing.assert_close(found, output_rows(run, y, positions), rtol=1e-4, atol=1e-5)
+
+
+class Encoder(nn.Module):
+    """torch's own encoder, whose attention has one weight for queries, keys and values, and is called by no module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(10, 24), nn.Linear(24, 5)
+        self.encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(24, 4, 48, batch_first=True), 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [N, T, 10]."""
+        return self.head(self.encoder(self.first(x)).mean(1))
+
+
+class Recurrent(nn.Module):
+    """Gates that read what they gave one step before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.head = nn.LSTM(10, 24, batch_first=True), nn.Linear(24, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [N, T, 10]."""
+        return self.head(self.lstm(x)[0][:, -1])
+
+
+class Films(nn.Module):
+    """3-D convolutions down, a transposed one up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down = nn.Sequential(nn.Conv3d(1, 16, 3, padding=1), nn.ReLU(), nn.Conv3d(16, 24, 2, stride=2), nn.ReLU())
+        self.up = nn.ConvTranspose3d(24, 12, 2, stride=2)
+        self.last = nn.Conv3d(12, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [N, 6, 10], the tokens as pixels of a film."""
+        film = x.unflatten(2, (5, 2)).unflatten(1, (3, 2)).flatten(2, 3)[:, None, :, :, :].repeat(1, 1, 2, 1, 1)
+        return self.last(torch.relu(self.up(self.down(film[:, :, :, :4])))).mean((2, 3, 4))
+
+
+class TiedLanguage(nn.Module):
+    """The embedding is what makes the answers, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.norm = nn.Embedding(30, 16), nn.LayerNorm(16)
+        self.up, self.down = Transposed(), nn.Linear(10, 16)
+        self.project = nn.Linear(16, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Token numbers [N, T]."""
+        tokens = self.table(x)
+        tokens = tokens + self.down(torch.relu(self.up(self.project(tokens))))
+        return nn.functional.linear(self.norm(tokens), self.table.weight)
+
+
+def examples(number: int, seed: int = 0) -> Tensor:
+    """Tokens [N, 6, 10] whose features have much in common."""
+    generator = torch.Generator().manual_seed(seed)
+    mix = torch.randn(10, 10, generator=generator) * 0.6 ** torch.arange(10.0)
+    return torch.randn(number, 6, 10, generator=generator) @ mix
+
+
+@pytest.mark.parametrize("build", [Encoder, Recurrent, Films])
+def test_what_refits_make_up_for_in_networks_of_any_operators(build: Callable[[], nn.Module]) -> None:
+    torch.manual_seed(0)
+    model, x = build().eval(), examples(300)
+    graph = sc.inspect(model, x[:2])
+    assert all(layer.matrix is not None for layer in graph.layers if layer.weight)
+    data = Calibration(as_inputs(x))
+    halves = {group.key: group.width // 2 for group in graph.prunable}
+    found = {}
+    for settings in (PruneSettings(criterion="magnitude", refit=False, sequential=False), PruneSettings()):
+        small = Pruner(model, graph, data, settings).final(halves)
+        with torch.no_grad():
+            found[settings.refit] = float((small(examples(200, 1)) - model(examples(200, 1))).square().mean())
+    assert found[True] < 0.5 * found[False]
+
+
+def test_residual_sums_of_transformers_are_found() -> None:
+    layers = sc.inspect(Encoder().eval(), examples(2)).layer
+    into = {name for name, layer in layers.items() if layer.shortcut is not None}
+    assert into == {f"encoder.layers.{n}.{part}" for n in (0, 1) for part in ("self_attn.out_proj", "linear2")}
+
+
+def test_a_weight_that_something_else_uses_is_not_fitted() -> None:
+    model, x = TiedLanguage().eval(), torch.randint(0, 30, (40, 6))
+    graph = sc.inspect(model, x[:2])
+    matrices = {layer.name: layer.matrix for layer in graph.layers}
+    assert not matrices["table"].alone
+    assert matrices["up"].alone
+    assert matrices["up"].bias == "up.bias"
+    assert not matrices["up"].out_first
+    pruner = Pruner(model, graph, Calibration(as_inputs(x)))
+    whole = pruner.final({"up": 5})
+    assert torch.equal(whole.table.weight, model.table.weight)
+    assert whole.up.weight.shape == (8, 5)
+
+
+def test_parts_of_one_weight_lie_one_behind_the_other() -> None:
+    model = Encoder().eval()
+    graph = sc.inspect(model, examples(2))
+    own = [layer for layer in graph.layers if layer.weight == "encoder.layers.0.self_attn.in_proj_weight"]
+    pruner = Pruner(model, graph, Calibration(as_inputs(examples(64))))
+    values = own[2].outputs.groups[1]
+    small = pruner.final({values: 2, own[0].outputs.groups[1]: 3})
+    attention = small.encoder.layers[0].self_attn
+    assert attention.in_proj_weight.shape == (4 * (3 + 3 + 2), 24)
+    counts = {values: 2, own[0].outputs.groups[1]: 3}
+    parts = [weight_of(small, layer, counts)[0] for layer in own]
+    assert [len(part) for part in parts] == [12, 12, 8]
+    assert torch.equal(torch.cat(parts), attention.in_proj_weight)

@@ -186,13 +186,17 @@ class _Proof:
         return "something else than the layers that follow reads its channels"
 
     def _some(self, keys: Sequence[str], seed: int) -> Kept:
-        """Some of each group's units, another number of each."""
+        """Some of each group's units, another number of each; of parts of one layer (the halves of a chunk) surely."""
         chance = np.random.default_rng(seed)
-        kept = {}
+        kept, taken = {}, set[tuple[str, int]]()
         for key in keys:
             width = self.graph.group[key].width
             share = chance.uniform(*SHARES[seed])
             count = int(np.clip(round(width * share), 1, max(width - 1, 1)))
+            layer = key.partition("#")[0]
+            while (layer, count) in taken and any((layer, each) not in taken for each in range(1, width)):
+                count = count % (width - 1) + 1
+            taken.add((layer, count))
             kept[key] = np.sort(chance.permutation(width)[:count])
         return kept
 
