@@ -8,7 +8,7 @@ what the answers then really do.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 import torch
@@ -33,12 +33,13 @@ def measured(
     cut: Callable[[Mapping[str, int]], nn.Module],
     dense: nn.Module,
     calibration: Calibration,
-    least: float,
+    sensed: Collection[str],
 ) -> dict[str, Curve]:
     """The curves [width + 1], each scaled to what the answers change when half of its site is cut.
 
     A curve that is not known (NaN) is the square of what goes. `cut` makes a network of counts that are valid until its
-    next call. No curve is scaled by less than `least`: refits on these very examples flatter what is cut.
+    next call. What is `sensed` tells the change of the answers already, to the first order, and is never scaled down:
+    refits on these very examples flatter what is cut.
     """
     wanted = _answers(dense, calibration)
     found = {}
@@ -54,7 +55,7 @@ def measured(
             found[key] = known
             continue
         factor = change / known[half]
-        found[key] = known * (max(factor, least) if known is curve else factor)
+        found[key] = known * (max(factor, 1.0) if key in sensed and known is curve else factor)
     return found
 
 

@@ -103,8 +103,8 @@ class Pruner:
         if self.settings.criterion == "magnitude":
             return curves
         few = self.calibration.tail(examples_for(self.graph.dense.macs, len(curves)))
-        least = 1.0 if self._sensed.square else 0.0
-        return measured(curves, lambda counts: self._cut(self._for_good, counts)[0], self.dense, few, least)
+        sensed = {key for key in curves if self._sensed.tells_of(self.graph, key)}
+        return measured(curves, lambda counts: self._cut(self._for_good, counts)[0], self.dense, few, sensed)
 
     def kept(self, counts: Mapping[str, int]) -> Kept:
         """The units that stay in each group of a plan."""

@@ -55,6 +55,14 @@ class Sensitivity:
     matters: Mapping[str, Tensor] = field(default_factory=dict)
     """[examples, positions], false where no answer depends on the output (padded tokens); only where there are such."""
 
+    def tells_of(self, graph: ModelGraph, key: str) -> bool:
+        """Whether losses of this site, or sparsity, are told as changes of the answers."""
+        if key in graph.sparse:
+            return graph.sparse[key].name in self.square
+        parts = graph.group[key].slices
+        read = [part.module for part in parts if part.side == "in"] or [part.module for part in parts]
+        return bool(read) and all(name in self.square for name in read)
+
 
 def sense(model: nn.Module, graph: ModelGraph, calibration: Calibration) -> Sensitivity:
     """Passes forward and back over calibration inputs; empty where the network has no gradients.
