@@ -218,7 +218,7 @@ def test_a_site_that_nothing_is_known_of_gets_a_curve() -> None:
     model = settled(nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 4))).requires_grad_(False)
     cut = settled(nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 4)), seed=1).requires_grad_(False)
     curves = {"0": np.full(9, np.nan)}
-    found = measured(curves, lambda counts: cut, model, Calibration(as_inputs(x)), least=1.0)["0"]
+    found = measured(curves, lambda counts: cut, model, Calibration(as_inputs(x)), sensed=("0",))["0"]
     seen = np.mean([change(model(x[i : i + 32]), cut(x[i : i + 32])) for i in (0, 32)])
     assert found[4] == pytest.approx(seen, rel=1e-4)
     assert found[8] == 0
