@@ -109,10 +109,8 @@ def test_another_cost_model_reward_or_evaluate_is_another_study(said: dict[str, 
         going_on(said, sc.Random(seed=1), "runs/random", evaluate=lambda network: 1000.0, trials=6)
 
 
-def test_scores_of_what_has_no_classes_are_refused() -> None:
+def test_top_1_of_what_has_no_classes_is_refused() -> None:
     images = torch.randn(10, 6)
-    with pytest.raises(sc.EvaluationError, match="gives one number"):
-        sc.agreement(settled(nn.Linear(6, 1)), images)
     with pytest.raises(sc.EvaluationError, match="no images"):
         sc.agreement(settled(nn.Linear(6, 2)), images[:0])
 
@@ -120,7 +118,5 @@ def test_scores_of_what_has_no_classes_are_refused() -> None:
         def forward(self, x: torch.Tensor) -> Any:
             return super().forward(x), x
 
-    with pytest.raises(sc.EvaluationError, match="answers by a tuple"):
-        sc.agreement(settled(Pair(6, 2)), images)
     with pytest.raises(sc.EvaluationError, match="answers by a tuple"):
         sc.accuracy(images, torch.zeros(10).long())(settled(Pair(6, 2)))

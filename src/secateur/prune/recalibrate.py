@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
-from secateur.answers import cosine
+from secateur.answers import Likeness, parts_of
+from secateur.errors import EvaluationError
 from secateur.graph import copied, tensors_in
 from secateur.prune.calibration import Calibration
 
@@ -32,22 +35,29 @@ def recalibrate(model: nn.Module, calibration: Calibration, batch_size: int = 25
 
 
 def disagreement(model: nn.Module, reference: nn.Module, calibration: Calibration) -> float:
-    """How far a network's answers are from the reference's: 1 - cosine of logits [N, classes] about their mean,
-    else the squared error as a share of the reference's energy; the sum over all that it returns.
-    Needs no labels."""
-    total = 0.0
+    """How far a network's answers are from the reference's: 1 - how alike they are (`Likeness`, at the scale of the
+    first batch), the mean over all examples; 1 where they have other shapes. Needs no labels.
+
+    Where no tensor of them goes by examples: the squared error as a share of the reference's energy.
+    """
+    total, likeness = 0.0, None
     with torch.no_grad():
         for batch in calibration.batches(250):
-            pairs = zip(tensors_in(batch.run(model)), tensors_in(batch.run(reference)), strict=True)
-            apart = [_distance(a.float(), b.float()) for a, b in pairs]
-            total += sum(apart) * len(batch)
+            mine, theirs = batch.run(model), batch.run(reference)
+            wanted = parts_of(theirs, batch)
+            likeness = likeness or Likeness.to(wanted, batch)
+            try:
+                known = float(1 - likeness(parts_of(mine, batch), wanted, batch).mean()) if wanted else None
+            except EvaluationError:  # a detector that finds another number of boxes
+                known = 1.0
+            total += (_share(tensors_in(mine), tensors_in(theirs)) if known is None else known) * len(batch)
     return total / len(calibration)
 
 
-def _distance(mine: Tensor, theirs: Tensor) -> float:
-    if mine.dim() == 2 and mine.shape[1] > 1:
-        return float(1 - cosine(mine, theirs).mean())
-    return float((mine - theirs).square().sum() / theirs.square().sum().clamp_min(1e-12))
+def _share(mine: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
+    """Of tensors of the same shapes; others tell nothing."""
+    pairs = [(a.float(), b.float()) for a, b in zip(mine, theirs, strict=False) if a.shape == b.shape]
+    return sum(float((a - b).square().sum() / b.square().sum().clamp_min(1e-12)) for a, b in pairs)
 
 
 def recalibrated(model: nn.Module, calibration: Calibration) -> nn.Module:

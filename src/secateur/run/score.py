@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from numbers import Real
-from typing import Protocol, runtime_checkable
+from typing import Protocol, get_args, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from secateur.answers import cosine
+from secateur.answers import By, Dense, logits_of
 from secateur.errors import EvaluationError
-from secateur.graph import Example, Inputs, as_inputs, laid_out, private_copy
+from secateur.graph import Example, Inputs, as_inputs, examples_of, laid_out, private_copy
 
 Evaluate = Callable[[nn.Module], float]
 """A network in eval mode -> its score, higher is better (top-1 as a fraction, or any other number)."""
@@ -64,46 +66,45 @@ def accuracy(images: Tensor, labels: Tensor, batch: int = 100) -> Examples:
     """
     if len(images) != len(labels):
         raise EvaluationError(f"there are {len(images)} images and {len(labels)} labels: give one for each")
-    return Examples(images, labels, _is_right, batch)
+    return Examples(images, partial(_right, labels), batch)
 
 
-def agreement(model: nn.Module, images: Example, batch: int = 100) -> Examples:
+def agreement(model: nn.Module, inputs: Example | Inputs, batch: int = 100, by: By = "auto") -> Examples:
     """An `evaluate` that needs no labels: how far a network answers as `model` does, 1 where it always does.
 
-    It is the mean cosine between the logits [N, classes] of both, each taken about its mean over the classes.
-    Images [N, C, H, W], or what else the network takes (see `inspect`), stay in memory. It ranks plans as test top-1
-    does on far fewer images than top-1 takes, though the model was trained on them (`benchmarks/scores.py`).
+    Inputs [N, ...], or what else the network takes (see `inspect`), stay in memory, as do the dense network's answers;
+    both go through in batches. Of logits [N, classes] it is the mean cosine, each taken about its mean over the
+    classes: that ranks plans as test top-1 does on far fewer images than top-1 takes, though the model was trained on
+    them (`benchmarks/scores.py`). Other answers are measured by what they are, several of them each at its own scale
+    (docs/extend.md lists them): numbers by their square error as a share of the variance, vectors by their cosine,
+    tokens by their distributions over the vocabulary or their vectors, where `attention_mask` is 1 alone, detections by
+    the overlap of boxes. `by` says what answers are, where that does not show: a network that is called with tokens and
+    answers by a tensor alone is compared by "vectors", unless they are said to be "distributions".
+    Raises EvaluationError where there is nothing to compare.
     """
-    _refuse_none(images)
+    _refuse_none(inputs)
+    if by not in get_args(By):
+        raise EvaluationError(f"agreement goes by {', '.join(get_args(By))}, not by {by!r}")
     dense = private_copy(model).eval()
-    device = next((each.device for each in dense.parameters()), None)
-    inputs = laid_out(as_inputs(images), torch.contiguous_format)
-    pieces = [inputs.part(start, start + batch) for start in range(0, len(inputs), batch)]
-    with torch.inference_mode():
-        logits = torch.cat([_answer(dense, piece.to(device)).cpu() for piece in pieces])
-    if logits[:1].numel() < 2:
-        raise EvaluationError(
-            "agreement compares logits of two classes or more, and the network gives one number: score it by a "
-            "function of your own (network -> number, higher is better)"
-        )
-    return Examples(images, logits, cosine, batch)
+    given = laid_out(as_inputs(inputs), torch.contiguous_format)
+    given = replace(given, whole=examples_of(dense, given.part(0, batch)).whole)
+    return Examples(given, Dense(dense, given, batch, by), batch)
 
 
-def _refuse_none(images: Example) -> None:
+def _refuse_none(images: Example | Inputs) -> None:
     if isinstance(images, Tensor) and not len(images):
         raise EvaluationError("there are no images to score by: give some hundreds")
 
 
-def _answer(network: nn.Module, inputs: Inputs) -> Tensor:
-    outputs = inputs.run(network)
-    outputs = getattr(outputs, "logits", outputs)
-    outputs = outputs.get("logits", outputs) if isinstance(outputs, Mapping) else outputs
-    if isinstance(outputs, Tensor):
-        return outputs
-    raise EvaluationError(
-        f"accuracy and agreement are of networks that answer by logits [N, classes], and this one answers by a "
-        f"{type(outputs).__name__}: score it by a function of your own (network -> number, higher is better)"
-    )
+def _right(labels: Tensor, outputs: object, numbers: Tensor, inputs: Inputs) -> Tensor:
+    """Whether an answer to the examples of these numbers [n] is right, [n]."""
+    logits = logits_of(outputs)
+    if not isinstance(logits, Tensor):
+        raise EvaluationError(
+            f"accuracy is of networks that answer by logits [N, classes], and this one answers by a "
+            f"{type(outputs).__name__}: score it by a function of your own (network -> number, higher is better)"
+        )
+    return _is_right(logits, labels[numbers.to(labels.device)].to(logits.device))
 
 
 def _is_right(logits: Tensor, labels: Tensor) -> Tensor:
@@ -139,7 +140,7 @@ def doublings(examples: int) -> list[int]:
 
 
 class Examples:
-    """The mean of `measure(outputs [n, ...], targets [n, ...]) -> [n]` over examples held in memory.
+    """The mean of `measure(outputs, numbers [n], inputs) -> [n]` over examples held in memory, known by their numbers.
 
     Images are held channels-last, until a network does not take them so, and go through in batches that stay in the
     cache; shuffled, since images that lie sorted by class would have a race decided by the first class. A network is
@@ -147,14 +148,13 @@ class Examples:
     """
 
     def __init__(
-        self, images: Example, targets: Tensor, measure: Callable[[Tensor, Tensor], Tensor], batch: int
+        self, images: Example | Inputs, measure: Callable[[object, Tensor, Inputs], Tensor], batch: int
     ) -> None:
         _refuse_none(images)
         inputs = as_inputs(images)
-        order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(0))
-        self._pieces = [laid_out(inputs.chosen(piece), torch.channels_last) for piece in order.split(batch)]
+        self._numbers = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(0)).split(batch)
+        self._pieces = [laid_out(inputs.chosen(piece), torch.channels_last) for piece in self._numbers]
         self._layout = torch.channels_last
-        self._targets = targets[order.to(targets.device)].split(batch)
         self._measure = measure
         self.examples = len(inputs)
 
@@ -168,23 +168,23 @@ class Examples:
         marks = doublings(self.examples)
         found: list[Values] = []
         seen = 0
-        for number, targets in enumerate(self._targets):
+        for number, examples in enumerate(self._numbers):
             with torch.inference_mode(), in_eval(network):
-                outputs = self._answers(network, number)
-                found.append(self._measure(outputs, targets.to(outputs.device)).cpu().numpy())
-            seen += len(targets)
+                outputs = self._outputs(network, number)
+                found.append(self._measure(outputs, examples, self._pieces[number]).cpu().numpy())
+            seen += len(examples)
             if seen >= marks[0]:
                 marks = [mark for mark in marks if mark > seen]
                 yield np.concatenate(found)
 
-    def _answers(self, network: nn.Module, number: int) -> Tensor:
-        """To a piece of the images."""
+    def _outputs(self, network: nn.Module, number: int) -> object:
+        """For a piece of the images."""
         device = next((each.device for each in network.parameters()), None)
         try:
-            return _answer(network, self._pieces[number].to(device))
+            return self._pieces[number].to(device).run(network)
         except RuntimeError:  # it may take the `view` of a feature map
             if self._layout == torch.contiguous_format:
                 raise
             self._layout = torch.contiguous_format
             self._pieces = [laid_out(piece, self._layout) for piece in self._pieces]
-            return _answer(network, self._pieces[number].to(device))
+            return self._pieces[number].to(device).run(network)
