@@ -26,7 +26,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 NAME = "language_model"
-WEIGHTS, TOKENIZER = record.HERE / "results" / f"{NAME}.safetensors", record.HERE / "results" / f"{NAME}_tokenizer.json"
+MODELS = record.HERE / "models"
+WEIGHTS, TOKENIZER = MODELS / f"{NAME}.safetensors", MODELS / f"{NAME}_tokenizer.json"
 TOKENS, CONTEXT = 4096, 256
 STEPS, WARM, RATE = 2600, 100, 2e-3
 BATCHES, BATCH = 2, 4
