@@ -150,10 +150,26 @@ class Positional(nn.Module):
 
 
 def positional(network: nn.Module, inputs: Inputs) -> tuple[nn.Module, tuple[Tensor, ...]]:
-    """The network and its tensors as they are taken by position; itself where it takes them so."""
-    if inputs.plain:
+    """The network and its tensors as they are taken by position; itself where it takes them so, and answers by tensors
+    alone (transformers' networks answer by classes of theirs)."""
+    if inputs.plain and _answers_by_tensors(network, inputs):
         return network, inputs.args
     return Positional(network, inputs).train(network.training), tuple(inputs.tensors)
+
+
+def _answers_by_tensors(network: nn.Module, inputs: Inputs) -> bool:
+    """One, or a tuple or list of them; found out by one example, in eval mode. What does not run is another's to tell."""
+    modes = [(module, module.training) for module in network.modules()]
+    try:
+        with torch.no_grad():
+            answer = inputs.part(0, 1).run(network.eval())
+    except Exception:
+        return True
+    finally:
+        for module, mode in modes:
+            module.training = mode
+    several = answer if isinstance(answer, (tuple, list)) else (answer,)
+    return all(isinstance(each, Tensor) for each in several)
 
 
 def _lengths(value: Any) -> Iterator[int]:

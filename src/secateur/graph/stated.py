@@ -136,6 +136,14 @@ def spoken(
     return tuple(found.values())
 
 
+def queries_to_a_key(follower: Follower, keys: Keys) -> Iterator[tuple[str, Extent]]:
+    """By module, how many queries share a key where its attention has groups: another attention may need to be told."""
+    for found in follower.record.contractions:
+        heads = [axis.factors() for axis in found.what.factor] if found.weight is None else []
+        groups = [factors[-1] for factors in heads if len(factors) > 1]
+        yield from ((found.module, keys.extent(axis)) for axis in groups)
+
+
 def _numbers_of(model: nn.Module, name: str) -> Iterator[tuple[str, str, int]]:
     """Whole numbers that may be sizes: the module that has them, what they are called, and what they are."""
     module = model.get_submodule(name)

@@ -26,7 +26,7 @@ from secateur.graph.network import Keys, describe, with_reasons
 from secateur.graph.private import copied, forgetful, hooked_by_caller, private_copy
 from secateur.graph.recorder import Recorder, Statement
 from secateur.graph.sizes import Spot
-from secateur.graph.stated import attributes, says_size, spoken, stated_sizes
+from secateur.graph.stated import attributes, queries_to_a_key, says_size, spoken, stated_sizes
 from secateur.graph.unreached import leave_what_did_not_run, watch_training
 from secateur.sparse import masked_layers
 
@@ -96,7 +96,8 @@ def follow(model: nn.Module, example_input: Example) -> Traced:
     stated = stated_sizes(followed.statements, followed.calls, described.keys)
     said = attributes(precise, follower, described.layers, described.keys)
     compared = [(module, described.keys.extent(axis)) for module, axis in checked(followed.compared)]
-    said = (*said, *spoken(precise, stated, compared, said))
+    shared = queries_to_a_key(follower, described.keys)
+    said = (*said, *spoken(precise, stated, [*compared, *shared], said))
     lengths = {(each.module, each.name): each.extents[0] for each in said if not each.several}
     decide = deciding(followed.compared, described.keys.extent, lengths)
     graph = ModelGraph(
