@@ -69,9 +69,8 @@ def test_the_page_runs(build: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     study, small = names["study"], names["small"]
     assert study.best.outcome.costs.macs <= study.dense.costs.macs * (0.5 if build is encoder else 0.75)
     assert sum(x.numel() for x in small.parameters()) < study.dense.costs.params
-    assert (
-        tmp_path / {"encoder": "encoder.onnx", "vit": "vit.onnx", "decoder": "decoder.safetensors"}[build.__name__]
-    ).exists()
+    files = {"encoder": "encoder.onnx", "vit": "vit.onnx", "decoder": "decoder.safetensors"}
+    assert (tmp_path / files[build.__name__]).exists()
 
 
 def test_grouped_queries_and_gated_widths_are_sites_and_a_tied_embedding_stays(tmp_path: Path) -> None:
