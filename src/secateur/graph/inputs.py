@@ -158,7 +158,8 @@ def positional(network: nn.Module, inputs: Inputs) -> tuple[nn.Module, tuple[Ten
 
 
 def _answers_by_tensors(network: nn.Module, inputs: Inputs) -> bool:
-    """One, or a tuple or list of them; found out by one example, in eval mode. What does not run is another's to tell."""
+    """One, or a tuple or list of them; found out by one example, in eval mode. That it does not run is another's to
+    tell."""
     modes = [(module, module.training) for module in network.modules()]
     try:
         with torch.no_grad():
