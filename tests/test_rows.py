@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.utils.prune
 from torch import Tensor, nn
 
 import secateur as sc
@@ -269,3 +270,50 @@ def test_parts_of_one_weight_lie_one_behind_the_other() -> None:
     parts = [weight_of(small, layer, counts)[0] for layer in own]
     assert [len(part) for part in parts] == [12, 12, 8]
     assert torch.equal(torch.cat(parts), attention.in_proj_weight)
+
+
+class Odd(nn.Module):
+    """Three layers, the second run in a way of its own."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.first, self.last, self.way = nn.Linear(10, 24), nn.Linear(24, 5), way
+        self.second = torch.jit.script(nn.Sequential(nn.Linear(24, 24))) if way == "scripted" else nn.Linear(24, 24)
+        self.norm = nn.BatchNorm1d(6)
+        if way == "masked":
+            torch.nn.utils.prune.l1_unstructured(self.second, "weight", 0.3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [N, 6, 10]."""
+        y = torch.relu(self.first(x))
+        weight = self.second.weight if isinstance(self.second, nn.Linear) else None
+        match self.way:
+            case "autocast":
+                with torch.autocast("cpu", dtype=torch.bfloat16):
+                    y = torch.relu(self.second(y)).float()
+            case "residual" if weight is not None:  # what is added is no bias
+                rows = y.flatten(0, 1)
+                y = torch.addmm(rows, rows, weight.t()).view_as(y)
+            case "norm":  # by token, not by feature
+                y = torch.relu(self.norm(self.second(y)))
+            case _:
+                y = torch.relu(self.second(y))
+        return self.last(y).mean(1)
+
+
+@pytest.mark.parametrize("way", ["autocast", "residual", "norm", "scripted", "masked"])
+def test_refits_help_whatever_runs_a_layer(way: str) -> None:
+    torch.manual_seed(0)
+    model, x = Odd(way).eval(), examples(300)
+    graph = sc.inspect(model, x[:2])
+    assert all(layer.norm is None for layer in graph.layers)
+    known = [layer.matrix for layer in graph.layers if layer.name.startswith("second")]
+    assert all((matrix is None) == (way in ("residual", "masked")) for matrix in known)
+    plan = {group.key: 0.5 for group in graph.prunable}
+    plain = PruneSettings(refit=False, sequential=False)
+    apart = []
+    for settings in (plain, PruneSettings()):
+        small = sc.prune(model, x[:2], plan, calibration=[x], settings=settings)
+        with torch.no_grad():
+            apart.append(float((small(examples(200, 1)) - model(examples(200, 1))).square().mean()))
+    assert apart[1] < 0.6 * apart[0]

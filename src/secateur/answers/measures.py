@@ -54,7 +54,7 @@ def distributions(mine: Tensor, wanted: Tensor, dim: int, counts: Tensor | None 
     """
     pairs = zip(mine, wanted, strict=True)
     apart = torch.stack([_divergence(one.movedim(dim - 1, -1), other.movedim(dim - 1, -1)) for one, other in pairs])
-    return torch.exp(-averaged(apart.flatten(1), counts))
+    return torch.exp(-averaged(apart.reshape(len(apart), -1), counts))
 
 
 def kept_small(wanted: Tensor, dim: int) -> Tensor:

@@ -101,7 +101,11 @@ def _counted(outputs: object, inputs: Inputs, prefix: str = "") -> dict[str, Ten
     return {
         name: x
         for name, x in _named(outputs, prefix)
-        if x.is_floating_point() and x.dim() and x.numel() and (inputs.whole or len(x) == len(inputs))
+        if x.is_floating_point()
+        and x.layout == torch.strided
+        and x.dim()
+        and x.numel()
+        and (inputs.whole or len(x) == len(inputs))
     }
 
 

@@ -7,11 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
 
+from secateur.graph import operations
 from secateur.graph.axes import Axis, total
 from secateur.graph.extent import Extent
 from secateur.graph.follow import Follower, Found
 from secateur.graph.graph import Matrix
+from secateur.graph.operations import PRODUCTS
 
+OPERATORS = {each._qualified_op_name for each in PRODUCTS}
+ADDING = {each._qualified_op_name for each in operations.ADDING}
 Runs = Mapping[str, Sequence[Found]]
 """By layer, all that multiplies by the same part of the same weight."""
 
@@ -25,6 +29,8 @@ def matrices_of(runs: Runs, follower: Follower, examples: int, extent: Callable[
         before = _before(parts, runs, weight)
         for layer, rest in before.items():
             first, often = runs[layer][0], len(runs[layer])
+            if not all(map(_plain, runs[layer])):
+                continue
             rows = {_rows(each, batch) for each in runs[layer]}
             if len(rows) != 1 or None in rows:
                 continue
@@ -34,6 +40,11 @@ def matrices_of(runs: Runs, follower: Follower, examples: int, extent: Callable[
                 else Extent(0), alone, _bias(first, rest, follower),
             )  # fmt: skip
     return found
+
+
+def _plain(found: Found) -> bool:
+    """Whether a pass can be watched for this operator, and it adds nothing but a bias."""
+    return found.operator in OPERATORS and (found.operator not in ADDING or bool(found.bias))
 
 
 def _by_weight(runs: Runs) -> dict[str, list[str]]:

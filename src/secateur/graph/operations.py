@@ -48,6 +48,7 @@ PRODUCTS = {
     torch.ops.aten._convolution: (0, 1),
 }
 """Which arguments operators multiply."""
+CONVOLUTIONS = (torch.ops.aten.convolution, torch.ops.aten._convolution)
 ADDING = (torch.ops.aten.addmm, torch.ops.aten.baddbmm)
 """Those that add their first argument to that."""
 ADDITIONS = (torch.ops.aten.add.Tensor, torch.ops.aten.add_.Tensor)
@@ -69,7 +70,8 @@ class OperationLog(Scoped):
         self.sums: list[tuple[Value | None, Value | None]] = []
         self.readers: Counter[Value | None] = Counter()
         self.made: list[tuple[WeightPlace, Value | None, torch.Size]] = []
-        """Of each product by a weight (where sums are kept): the weight, and what is made."""
+        """Of each product by a weight (where sums are kept): the weight, and what is made, as [rows, out] or [N, out,
+        *space]."""
         self._weights = {x.untyped_storage().data_ptr(): (name, x) for name, x in model.named_parameters()}
         self._keep_sums = keep_sums
         self._made_by: dict[int, Value | None] = {}
@@ -124,7 +126,8 @@ class OperationLog(Scoped):
         for number in PRODUCTS.get(func._overloadpacket, ()):
             weight, whole = self._weights.get(args[number].untyped_storage().data_ptr(), ("", args[number]))
             if weight:
-                self.made.append(((weight, args[number].storage_offset() - whole.storage_offset()), name, result.shape))
+                shape = result.shape if func._overloadpacket in CONVOLUTIONS else result.flatten(0, -2).shape
+                self.made.append(((weight, args[number].storage_offset() - whole.storage_offset()), name, shape))
         read = [self.maker(leaf) for leaf in tree_leaves(args) if isinstance(leaf, Tensor)]
         self.readers.update(read)
         if func in ADDITIONS and len(read) == 2 and args[0].shape == args[1].shape:

@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from secateur.graph.graph import Layer, Matrix
 from secateur.graph.operations import ADDING, PRODUCTS
 
+ATEN = torch.ops.aten
 SAVED = ("_saved_weight", "_saved_mat2", "_saved_self", "_saved_mat1", "_saved_batch2", "_saved_batch1")
 """What autograd keeps of them."""
 
@@ -28,7 +29,7 @@ def weight_of(model: nn.Module, layer: Layer, counts: Mapping[str, Any] | None =
     `counts` are the units that a cut network has kept.
     """
     matrix, counts = matrix_of(layer), counts or {}
-    whole = model.get_parameter(layer.weight).detach()
+    whole = tensor_of(model, layer.weight).detach()
     if layer.kind == "linear":
         rows = whole if matrix.out_first else whole.T
         start = int(matrix.before.size(counts))
@@ -44,7 +45,13 @@ def bias_of(model: nn.Module, layer: Layer, counts: Mapping[str, Any] | None = N
     if not matrix.bias:
         return None
     start = int(matrix.before.size(counts))
-    return model.get_parameter(matrix.bias).detach()[start : start + int(layer.outputs.size(counts))]
+    return tensor_of(model, matrix.bias).detach()[start : start + int(layer.outputs.size(counts))]
+
+
+def tensor_of(model: nn.Module, name: str) -> Tensor:
+    """A parameter or a buffer, by its name; of a scripted module, too."""
+    owner, _, leaf = name.rpartition(".")
+    return getattr(model.get_submodule(owner), leaf)  # type: ignore[no-any-return]
 
 
 def matrix_of(layer: Layer) -> Matrix:
@@ -93,26 +100,43 @@ class Products(TorchDispatchMode):
         counts: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._layers = places(model, layers, counts)
+        self.layers = places(model, layers, counts)
+        """By where the weights lie in memory, and copies of them in another precision."""
+        self._casts: dict[int, tuple[Tensor, Tensor]] = {}
         self._before, self._after = before, after
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Run the operator."""
+        if func is ATEN._to_copy.default and args[0].data_ptr() in self.layers:
+            return self._cast(func, args, kwargs or {})
         operands = PRODUCTS.get(func._overloadpacket)
         run = None if operands is None else self._run(args[operands[0]], args[operands[1]], args, func)
         if run is not None and self._before is not None:
             self._before(run)
+            for copy, weight in self._casts.values():  # the weight may be another now
+                copy.copy_(weight)
         result = func(*args, **(kwargs or {}))
         if run is not None and self._after is not None:
             self._after(run, result)
         return result
 
+    def _cast(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
+        """A weight in another precision (autocast) is that weight still."""
+        copy: Tensor = func(*args, **kwargs)
+        place = args[0].data_ptr()
+        if args[0].numel() and copy.shape == args[0].shape:
+            if place in self._casts:  # that of a pass before
+                self.layers.pop(self._casts[place][0].data_ptr(), None)
+            self.layers[copy.data_ptr()] = self.layers[place]
+            self._casts[place] = copy, args[0]
+        return copy
+
     def _run(self, one: Tensor, other: Tensor, args: Sequence[Any], func: Any) -> Run | None:
         biased = func._overloadpacket in ADDING or (len(args) == 3 and args[2] is not None)  # a linear operator's third
         for x, weight, left in ((one, other, False), (other, one, True)):
-            layer = self._layers.get(weight.data_ptr())
+            layer = self.layers.get(weight.data_ptr())
             if layer is not None:
                 return _moving(x, layer, weight, args) if layer.kernel else Run(x, layer, left, biased)
         return None

@@ -17,6 +17,7 @@ from secateur.graph import (
     WeightPlace,
     computes_more,
     copied,
+    tensor_of,
     watch,
     weight_of,
 )
@@ -68,7 +69,7 @@ def _place(model: nn.Module, layer: Layer) -> WeightPlace:
     """By what a pass names the weight of a layer."""
     if layer.matrix is None or not layer.weight:
         return layer.weight, 0
-    begins = weight_of(model, layer).storage_offset() - model.get_parameter(layer.weight).storage_offset()
+    begins = weight_of(model, layer).storage_offset() - tensor_of(model, layer.weight).storage_offset()
     return layer.weight, int(begins)
 
 

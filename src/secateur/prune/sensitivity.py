@@ -25,7 +25,6 @@ from secateur.graph import (
     as_operators,
     matrix_of,
     nodes,
-    places,
     tensors_in,
     with_matrix,
 )
@@ -114,11 +113,11 @@ def _gradients(
     def keep(run: Run, y: Tensor) -> None:
         given[run.layer.name].append((replace(run, x=run.x.new_empty(0)), y.detach()))
 
-    with torch.enable_grad(), Products(model, layers, after=keep):
+    with torch.enable_grad(), Products(model, layers, after=keep) as products:
         # Of a product, autograd keeps the weight only where what it multiplies has a gradient.
         batch = batch.map(lambda x: x.detach().requires_grad_().clone() if x.is_floating_point() else x)
         answers = [x for x in tensors_in(batch.run(model)) if x.is_floating_point() and x.requires_grad]
-    found = nodes(answers, places(model, layers))
+    found = nodes(answers, products.layers)
     runs = [
         (*each, node)
         for name, mine in found.items()

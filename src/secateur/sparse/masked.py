@@ -29,7 +29,7 @@ def release(layer: nn.Module) -> None:
 
 def mask_of(layer: nn.Module) -> Tensor | None:
     """Bool, shaped as the weight; none for a dense layer."""
-    return getattr(layer, MASK, None)
+    return getattr(layer, MASK, None) if hasattr(layer, "pattern") else None  # torch's own pruning calls masks so, too
 
 
 def masked_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module, Tensor, Pattern]]:
