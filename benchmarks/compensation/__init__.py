@@ -1,0 +1,19 @@
+"""Post-training pruning by others, written from their papers: which units stay, and with what weights.
+
+All cut as Secateur cuts, so that the same plan costs the same, and take the same calibration inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import nn
+
+from compensation.corp import corp
+from compensation.kwon import kwon
+from compensation.magnitude import uniform, wanda
+from compensation.task import Block, Task
+
+RIVALS: dict[str, Callable[[Task], nn.Module]] = {"uniform": uniform, "wanda": wanda, "corp": corp, "kwon": kwon}
+
+__all__ = ["RIVALS", "Block", "Task"]
