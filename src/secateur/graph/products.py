@@ -190,7 +190,7 @@ def nodes(answers: Sequence[Tensor], layers: Mapping[int, Layer]) -> dict[str, l
 
 @contextmanager
 def as_operators(model: nn.Module) -> Iterator[None]:
-    """For a while, attention and recurrent layers run as the operators that they are made of."""
+    """For a while, attention and recurrent layers run as the operators that they are made of; in all threads."""
     recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
     fast, mkldnn = torch.backends.mha.get_fastpath_enabled(), torch._C._get_mkldnn_enabled()
     torch.backends.mha.set_fastpath_enabled(False)

@@ -132,7 +132,7 @@ class Pruner:
         fit, check = self._parts
         if self.settings.sequential:
             refitted = copied(pruned)
-            self._in_sequence.apply(refitted, kept)
+            self._in_sequence.apply(refitted, kept, for_good=True)
             pruned = nearer(refitted, pruned, self.dense, check)
         if self.settings.recalibrate and check is not fit:
             pruned = nearer(recalibrated(pruned, fit), pruned, self.dense, check)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -163,8 +164,12 @@ class SequentialRefit:
             self._taps[name] = taps_at(run, positions)
         return self._taps[name]
 
-    def apply(self, pruned: nn.Module, kept: Kept) -> None:
-        """Refit every layer of `pruned`, the dense network cut to `kept`, in place. It is in eval mode."""
+    def apply(self, pruned: nn.Module, kept: Kept, for_good: bool = False) -> None:
+        """Refit every layer of `pruned`, the dense network cut to `kept`, in place. It is in eval mode.
+
+        Recurrent layers run as operators `for_good` alone: that is a setting of all threads, and would change how the
+        candidates of others are rounded.
+        """
         outward = {name: torch.from_numpy(at) for (name, side), at in places(self.graph, kept).items() if side == "out"}
         counts = {key: len(units) for key, units in kept.items()}
         fitted: set[str] = set()
@@ -186,7 +191,7 @@ class SequentialRefit:
 
         pruned.to(memory_format=self._layout)  # type: ignore[call-overload]
         log, products = OperationLog(pruned, self._joined), Products(pruned, self.layers, before=fit, counts=counts)
-        with torch.no_grad(), as_operators(pruned), log, products:
+        with torch.no_grad(), as_operators(pruned) if for_good else nullcontext(), log, products:
             self._inputs.run(pruned)
 
 
