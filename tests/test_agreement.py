@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import secateur as sc
-from secateur.answers import Likeness, parts_of
+from secateur.answers import Likeness, cosine, parts_of
 from secateur.graph import as_inputs
 from secateur.prune import Calibration, disagreement
 from secateur.run.score import Staged
@@ -468,3 +468,17 @@ def test_a_search_over_tokens_races_and_finds_what_matters() -> None:
     spoilt = {**inputs, "input_ids": torch.where(inputs["attention_mask"] > 0, inputs["input_ids"], 39)}
     again = searched(spoilt)
     assert [trial.outcome.score for trial in again.trials] == [trial.outcome.score for trial in study.trials]
+
+
+def test_rows_that_are_the_same_throughout_are_the_same() -> None:
+    assert cosine(torch.zeros(2, 4), torch.zeros(2, 4)).tolist() == [1, 1]
+    assert cosine(torch.full((2, 4), 3.0), torch.full((2, 4), 2.0)).tolist() == [0, 0]
+
+
+def test_it_warns_of_a_network_that_does_not_agree_with_itself() -> None:
+    class Mixes(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x / x.std(0))
+
+    with pytest.warns(UserWarning, match="asked again in another batch"):
+        sc.agreement(Mixes(6, 4), torch.randn(150, 6) * torch.arange(1, 151)[:, None])

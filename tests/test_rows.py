@@ -317,3 +317,85 @@ def test_refits_help_whatever_runs_a_layer(way: str) -> None:
         with torch.no_grad():
             apart.append(float((small(examples(200, 1)) - model(examples(200, 1))).square().mean()))
     assert apart[1] < 0.6 * apart[0]
+
+
+class Affine(nn.Module):
+    """A product of whose outputs something becomes before a parameter is added, or that is not along them."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(10, 24), nn.Linear(24, 24, bias=False), nn.Linear(24, 5)
+        self.gain, self.bias, self.way = nn.Parameter(torch.rand(24) + 2), nn.Parameter(torch.randn(24)), way
+        self.column, self.times = nn.Parameter(torch.randn(24, 1) / 5), nn.Parameter(torch.randn(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [N, 6, 10]."""
+        y = self.second(torch.relu(self.first(x)))
+        match self.way:
+            case "in place":
+                y = y.mul_(self.gain).add_(self.bias)
+            case "read twice":
+                y = y.sigmoid() * (y + self.bias)
+            case "reordered":
+                y = y + self.bias.view(4, 6).t().reshape(-1)
+            case "along tokens":
+                y = (y.mT + self.times).mT
+            case "copied":
+                y = nn.functional.linear(torch.relu(self.first(x)), self.second.weight.clone())
+            case "einsum":
+                y = torch.einsum("ntd,ed->nte", torch.relu(self.first(x)), self.second.weight)
+            case "column":
+                y = y + torch.relu(self.first(x)) @ self.column
+            case _:
+                y = y + self.bias
+        return self.last(torch.relu(y)).mean(1)
+
+
+@pytest.mark.parametrize("way", ["plain", "in place", "read twice", "reordered", "along tokens", "einsum", "column"])
+def test_only_what_is_added_to_outputs_alone_is_a_bias(way: str) -> None:
+    torch.manual_seed(0)
+    model, x = Affine(way).eval(), examples(300)
+    graph = sc.inspect(model, x[:2])
+    (second,) = [layer for layer in graph.layers if layer.weight == "second.weight"]
+    assert second.matrix is not None
+    assert second.matrix.bias == ("bias" if way == "plain" else "")
+    if way == "column":
+        assert graph.layer["column"].matrix is not None
+        assert not graph.layer["column"].matrix.out_first
+    plan = {group.key: 0.5 for group in graph.prunable}
+    apart = []
+    for settings in (PruneSettings(refit=False, sequential=False), PruneSettings(sequential=False)):
+        small = sc.prune(model, x[:2], plan, calibration=[x], settings=settings)
+        with torch.no_grad():
+            apart.append(float((small(examples(200, 1)) - model(examples(200, 1))).square().mean()))
+    assert apart[1] < 0.6 * apart[0]
+
+
+def test_a_copy_of_a_weight_is_that_weight() -> None:
+    model, x = Affine("copied").eval(), examples(64)
+    graph = sc.inspect(model, x[:2])
+    small = sc.prune(model, x[:2], {group.key: 0.5 for group in graph.prunable}, calibration=[x])
+    assert small(x).shape == (64, 5)
+
+
+def test_a_forward_may_write_into_its_inputs() -> None:
+    class Writes(Encoder):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.mul_(2).add_(0.1))
+
+    model, x = Writes().eval(), examples(120)
+    before, score = x.clone(), sc.agreement(model, x)
+    assert score(model) == pytest.approx(1, abs=1e-6)
+    graph = sc.inspect(model, x[:2])
+    sc.prune(model, x[:2], {group.key: 0.5 for group in graph.prunable}, calibration=[x])
+    assert torch.equal(x, before)
+
+
+def test_answers_may_be_infinite() -> None:
+    class Masked(Encoder):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).index_fill(1, torch.tensor([2]), -torch.inf)
+
+    assert len(sc.inspect(Masked().eval(), examples(2)).prunable) == len(
+        sc.inspect(Encoder().eval(), examples(2)).prunable
+    )

@@ -25,7 +25,9 @@ def cosine(answers: Tensor, wanted: Tensor) -> Tensor:
     (`benchmarks/scores.py` compares how scores rank plans).
     """
     answers, wanted = answers.flatten(1).float(), wanted.flatten(1).float()
-    return F.cosine_similarity(answers - answers.mean(1, keepdim=True), wanted - wanted.mean(1, keepdim=True))
+    mine, theirs = (x - x.mean(1, keepdim=True) for x in (answers, wanted))
+    point_nowhere = ~(mine.any(1) | theirs.any(1)) & (answers == wanted).all(1)
+    return F.cosine_similarity(mine, theirs).masked_fill(point_nowhere, 1)
 
 
 def logits(mine: Tensor, wanted: Tensor, dim: int, counts: Tensor | None = None) -> Tensor:

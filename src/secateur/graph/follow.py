@@ -20,14 +20,13 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 from secateur.graph.axes import Axis, fixed, stated_by, unify
+from secateur.graph.biases import Bias, Biases
 from secateur.graph.inputs import tensors_in
 from secateur.graph.operations import WeightPlace
 from secateur.graph.rules import Axes, Call, Contraction, Use, bound, rule_for
 from secateur.graph.scope import Place, Scope, Scoped, users_frame
 from secateur.graph.sizes import Calls
 
-IN_ORDER = ("aten::view", "aten::_unsafe_view", "aten::unsqueeze", "aten::squeeze", "aten::alias", "aten::detach")
-"""What gives the same elements in the same order."""
 COPIES = ("aten::clone", "aten::_to_copy", "aten::_unsafe_view", "aten::contiguous", "aten::alias", "aten::detach")
 
 
@@ -59,8 +58,7 @@ class Found:
     out_shape: tuple[int, ...]
     strides: tuple[int, ...] = ()
     """Of the weight, as the operator takes it."""
-    bias: str = ""
-    """The parameter that the operator adds, if it adds one."""
+    bias: Bias = field(default_factory=Bias)
 
     @property
     def place(self) -> WeightPlace:
@@ -85,6 +83,7 @@ class Follower(Scoped):
         """Of products of a matrix and a vector that are parameters both: their names."""
         self._unclaimed: Any = WeakIdKeyDictionary()
         self.names: dict[str, Tensor] = {}
+        self._biases = Biases(self.names, self.origin, self.axes_of)
         self.touched: set[str] = set()
         self.seen: dict[str, set[Axis]] = {}
         """By module that ran: the axes of the values that its forward works with, between its modules."""
@@ -92,8 +91,6 @@ class Follower(Scoped):
         """The functions that ran torch's operators."""
         self.emptied = False
         """Whether some operation gave no elements: nothing can be followed through that."""
-        self._made: Any = WeakIdKeyDictionary()
-        """Of what products by weights gave: the product, for whose bias an operator of its own may follow."""
         self.examples: list[Axis] = []
         """The first axes of what the network is called with."""
         self.elsewhere: set[str] = set()
@@ -187,7 +184,7 @@ class Follower(Scoped):
             self._note_spectrum(call)
         if call.uses:
             self.record.uses[place] = call.uses
-        self._note_contractions(call, passes_on)
+        self._note_contractions(func, call, passes_on)
 
     def _note_spectrum(self, call: Call) -> None:
         """A spectral norm divides a weight by `u W v`, which a cut leaves as it was (see `Record.spectra`)."""
@@ -213,10 +210,10 @@ class Follower(Scoped):
             return None
         return max(names, key=lambda name: self.names[name].numel())  # type: ignore[no-any-return]
 
-    def _note_contractions(self, call: Call, passes_on: bool) -> None:
+    def _note_contractions(self, func: Any, call: Call, passes_on: bool) -> None:
         """Keep those by a weight; where none is one, the first. What else takes a parameter is noted too."""
         known = [each for each in call.contractions if each.weight in self.origin]
-        added = self._later_bias(call)
+        added = self._biases.see(call, func._schema.is_mutable)
         if not known and not passes_on and not added:
             self.elsewhere.update(filter(None, map(self.origin.get, call.tensors())))
         known += [each for each in call.contractions if each.weight in self.computed]
@@ -226,34 +223,13 @@ class Follower(Scoped):
             where = self.scope.module, call.name
             shapes = tuple(other.shape), tuple(call.shape)
             offset = int(each.weight.storage_offset())
-            strides, bias = each.weight.stride(), self._bias(call)
-            found = Found(*where, each, weight or computed, weight is None, offset, *shapes, strides, bias)
-            if known:
-                self._made[call.results[0]] = found
+            bias = self._biases.of(call, each.out) if known else Bias()
+            found = Found(
+                *where, each, weight or computed, weight is None, offset, *shapes, each.weight.stride(), bias
+            )  # fmt: skip
             if found.weight is not None:
                 self.fed[found.weight] = self.fed.get(found.weight, False) or 0 not in (*shapes[0], *shapes[1])
             self.record.contractions.append(found)
-
-    def _later_bias(self, call: Call) -> bool:
-        """Note the bias that is added to what a product gave; views of that are that. Whether one is."""
-        first = next(iter(call.arguments.values()), None)
-        if call.name in IN_ORDER and isinstance(first, Tensor) and first in self._made and call.results:
-            self._made[call.results[0]] = self._made[first]
-        if call.name not in ("aten::add", "aten::add_") or call.get("alpha", 1) != 1:
-            return False
-        for one, other in ((call["self"], call["other"]), (call["other"], call["self"])):
-            if isinstance(one, Tensor) and isinstance(other, Tensor) and one in self._made and other in self.origin:
-                found = self._made[one]
-                if other.dim() == 1 and not found.bias and one.shape[-1] == len(other) == found.what.out.size:
-                    found.bias = self.origin[other]
-                    return True
-        return False
-
-    def _bias(self, call: Call) -> str:
-        """What a product adds, where that is a parameter of one dimension, as it is."""
-        plain = call.get("alpha", 1) == 1 and call.get("beta", 1) == 1
-        added = call.get("bias", call.get("self") if call.name in ("aten::addmm", "aten::baddbmm") else None)
-        return self.origin.get(added, "") if plain and added is not None and added.dim() == 1 else ""
 
     def _by_rule(self, func: Any, call: Call) -> Sequence[Axes]:
         """One tuple of axes for each result."""

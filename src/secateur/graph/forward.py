@@ -89,6 +89,8 @@ def _follow(calls: Calls, log: OperationLog, norms: dict[str, list[Norm]]) -> No
     for weight, value, shape in log.made:
         if value is None or often[weight] != 1:
             continue
+        if log.readers[value] == 1:
+            value = log.biased.get(value, value)
         for norm, uses in norms.items():
             if len(uses) == 1 and uses[0].reads == value and uses[0].shape == shape and log.readers[value] == 1:
                 calls.norms[weight], value = norm, uses[0].gives

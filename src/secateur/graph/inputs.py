@@ -30,8 +30,9 @@ class Inputs:
     """Whether it is one example whose tensors hang together, as the nodes and the edges of a graph do."""
 
     def run(self, network: Callable[..., Any]) -> Any:
-        """What the network answers."""
-        return network(*self.args, **self.kwargs)
+        """What the network answers. It may write into what it is given: it gets copies."""
+        args, kwargs = _mapped((self.args, dict(self.kwargs)), Tensor.clone)
+        return network(*args, **kwargs)
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -188,13 +189,18 @@ def _lengths(value: Any) -> Iterator[int]:
             yield from _lengths(each)
 
 
+def _again(value: Any, parts: list[Any]) -> Any:
+    """A list, tuple or named tuple of others."""
+    return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+
+
 def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, Tensor):
         return change(value)
     if isinstance(value, Mapping):
         return {name: _mapped(each, change) for name, each in value.items()}
     if isinstance(value, (tuple, list)):
-        return type(value)(_mapped(each, change) for each in value)
+        return _again(value, [_mapped(each, change) for each in value])
     return value
 
 
@@ -206,7 +212,7 @@ def _part(value: Any, start: int, stop: int, size: int) -> Any:
     if isinstance(value, list) and any(isinstance(each, Tensor) for each in value):
         return value[start:stop] if len(value) == size else value
     if isinstance(value, (tuple, list)):
-        return type(value)(_part(each, start, stop, size) for each in value)
+        return _again(value, [_part(each, start, stop, size) for each in value])
     return value
 
 
@@ -218,7 +224,7 @@ def _chosen(value: Any, numbers: Tensor, size: int) -> Any:
     if isinstance(value, list) and len(value) == size and any(isinstance(each, Tensor) for each in value):
         return [value[number] for number in numbers.tolist()]
     if isinstance(value, (tuple, list)):
-        return type(value)(_chosen(each, numbers, size) for each in value)
+        return _again(value, [_chosen(each, numbers, size) for each in value])
     return value
 
 

@@ -44,7 +44,7 @@ def matrices_of(runs: Runs, follower: Follower, examples: int, extent: Callable[
 
 def _plain(found: Found) -> bool:
     """Whether a pass can be watched for this operator, and it adds nothing but a bias."""
-    return found.operator in OPERATORS and (found.operator not in ADDING or bool(found.bias))
+    return found.operator in OPERATORS and (found.operator not in ADDING or found.bias.told)
 
 
 def _by_weight(runs: Runs) -> dict[str, list[str]]:
@@ -84,8 +84,9 @@ def _misshapen(found: Found, weight: Tensor) -> bool:
     kernel = found.what.kernel
     if kernel:
         return tuple(found.what.weight.shape) != tuple(weight.shape)
-    dims, sides = weight.dim(), found.what.sides
-    return dims != 2 or sides[0] == sides[1] or any(stride for stride in found.strides[:-2])
+    sides, taken = found.what.sides, found.what.weight.shape
+    several = any(stride and size > 1 for stride, size in zip(found.strides[:-2], taken[:-2], strict=True))
+    return weight.dim() != 2 or sides[0] == sides[1] or several
 
 
 def _rows(found: Found, batch: set[Axis]) -> tuple[int, ...] | None:
@@ -99,11 +100,13 @@ def _rows(found: Found, batch: set[Axis]) -> tuple[int, ...] | None:
 def _out_first(found: Found, weight: Tensor) -> bool:
     if found.what.kernel:
         return True
-    return found.strides[found.what.sides[1]] == weight.stride(0) or weight.shape[0] == 1
+    if weight.shape[0] != weight.shape[1]:
+        return weight.shape[1] == found.what.contracted.size  # what makes a part of the outputs has all inputs
+    return found.strides[found.what.sides[1]] == weight.stride(0)
 
 
 def _bias(found: Found, before: Sequence[Axis], follower: Follower) -> str:
     """The parameter, if its parts are those of the weight and nothing else takes it."""
-    if not found.bias or found.bias in follower.elsewhere:
-        return ""
-    return found.bias
+    bias = found.bias
+    mine = bias.told and bias.offset == sum(axis.size for axis in before) and bias.name not in follower.elsewhere
+    return bias.name if mine else ""

@@ -72,6 +72,8 @@ class OperationLog(Scoped):
         self.made: list[tuple[WeightPlace, Value | None, torch.Size]] = []
         """Of each product by a weight (where sums are kept): the weight, and what is made, as [rows, out] or [N, out,
         *space]."""
+        self.biased: dict[Value, Value] = {}
+        """What operators of their own add a bias to, and what that gives."""
         self._weights = {x.untyped_storage().data_ptr(): (name, x) for name, x in model.named_parameters()}
         self._keep_sums = keep_sums
         self._made_by: dict[int, Value | None] = {}
@@ -93,7 +95,7 @@ class OperationLog(Scoped):
             return result
         name = None if func.is_view or func in COPIES else self.scope.place(str(func))
         if self._keep_sums:
-            self._note(func, args, result, name)
+            self._note(func, args, result, name, kwargs.get("alpha", 1) == 1)
         elif name is not None and name in self.wanted:
             self.values[name] = result if isinstance(result, Tensor) else result[0]
         return result
@@ -105,24 +107,22 @@ class OperationLog(Scoped):
             if value.untyped_storage().data_ptr() in written:
                 self.values[name] = value.clone()
 
-    def _with_bias(self, args: tuple[Any, ...]) -> Tensor | None:
+    def _before_bias(self, args: tuple[Any, ...]) -> Value | None:
         """The other term, where one is a parameter of one dimension: a bias that an operator of its own adds."""
         if len(args) == 2 and all(isinstance(each, Tensor) for each in args):
             for one, other in (args, args[::-1]):
                 name, whole = self._weights.get(other.untyped_storage().data_ptr(), ("", other))
-                if name and whole.dim() == other.dim() == 1 and self.maker(one) is not None:
-                    return one  # type: ignore[no-any-return]
+                if name and whole.dim() == other.dim() == 1:
+                    return self.maker(one)
         return None
 
-    def _note(self, func: Any, args: tuple[Any, ...], result: Any, name: Value | None) -> None:
+    def _note(self, func: Any, args: tuple[Any, ...], result: Any, name: Value | None, plain: bool) -> None:
         if func in IN_ORDER and isinstance(result, Tensor):
             self._made_by[id(result)] = self.maker(args[0])
             self._alive.append(result)
             return
-        if func in ADDITIONS and (biased := self._with_bias(args)) is not None:
-            self._made_by[id(result)] = self.maker(biased)
-            self._alive.append(result)
-            return
+        if func in ADDITIONS and plain and name is not None and (before := self._before_bias(args)) is not None:
+            self.biased[before] = name
         for number in PRODUCTS.get(func._overloadpacket, ()):
             weight, whole = self._weights.get(args[number].untyped_storage().data_ptr(), ("", args[number]))
             if weight:
@@ -130,7 +130,7 @@ class OperationLog(Scoped):
                 self.made.append(((weight, args[number].storage_offset() - whole.storage_offset()), name, shape))
         read = [self.maker(leaf) for leaf in tree_leaves(args) if isinstance(leaf, Tensor)]
         self.readers.update(read)
-        if func in ADDITIONS and len(read) == 2 and args[0].shape == args[1].shape:
+        if func in ADDITIONS and plain and len(read) == 2 and args[0].shape == args[1].shape:
             self.sums.append((read[0], read[1]))
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):

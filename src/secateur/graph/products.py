@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from secateur.graph.graph import Layer, Matrix
 from secateur.graph.operations import ADDING, PRODUCTS
 
-ATEN = torch.ops.aten
+COPIES = (torch.ops.aten._to_copy.default, torch.ops.aten.clone.default)
 SAVED = ("_saved_weight", "_saved_mat2", "_saved_self", "_saved_mat1", "_saved_batch2", "_saved_batch1")
 """What autograd keeps of them."""
 
@@ -109,7 +109,7 @@ class Products(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Run the operator."""
-        if func is ATEN._to_copy.default and args[0].data_ptr() in self.layers:
+        if func in COPIES and args[0].data_ptr() in self.layers:
             return self._cast(func, args, kwargs or {})
         operands = PRODUCTS.get(func._overloadpacket)
         run = None if operands is None else self._run(args[operands[0]], args[operands[1]], args, func)
@@ -123,7 +123,7 @@ class Products(TorchDispatchMode):
         return result
 
     def _cast(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
-        """A weight in another precision (autocast) is that weight still."""
+        """A weight in another precision (autocast), or in another order in memory, is that weight still."""
         copy: Tensor = func(*args, **kwargs)
         place = args[0].data_ptr()
         if args[0].numel() and copy.shape == args[0].shape:

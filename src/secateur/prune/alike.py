@@ -22,7 +22,7 @@ def same(ones: Sequence[Tensor], others: Sequence[Tensor], nudged: Sequence[Tens
 def near(ones: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
     """Whether no number is further from the other than rounding may ever bring it."""
     return all(
-        float((one - other).abs().max()) <= 1e-4 * float(one.abs().max())
+        float((one - other).nan_to_num().abs().max()) <= 1e-4 * float(one.nan_to_num(0, 0, 0).abs().max())
         for one, other in zip(ones, others, strict=True)
         if one.is_floating_point() and one.numel()
     )
@@ -36,6 +36,11 @@ def _equal(one: Tensor, other: Tensor, nudged: Tensor) -> bool:
     if not one.is_floating_point() or one.numel() == 0:
         return torch.equal(one, other)
     one, other, nudged = (x.unsqueeze(0) if x.dim() == 0 else x for x in (one, other, nudged))
+    there = one.isfinite() & other.isfinite()
+    if not bool(there.all()):  # what is infinite, or no number, has to be in both
+        if not torch.equal(one.nan_to_num()[~there], other.nan_to_num()[~there]):
+            return False
+        one, other, nudged = (torch.where(there, x, 0) for x in (one, other, nudged))
     apart, tolerance = (one - other).abs(), TOLERANCE[one.dtype if one.dtype in TOLERANCE else torch.float32]
     floor = _floor(one, nudged, tolerance)
     for dimension in range(one.dim()):

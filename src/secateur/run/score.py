@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -23,6 +24,8 @@ Evaluate = Callable[[nn.Module], float]
 """A network in eval mode -> its score, higher is better (top-1 as a fraction, or any other number)."""
 FEWEST = 100
 """Examples below which no candidate is judged."""
+ASKED_AGAIN, ALIKE = 8, 0.999
+"""Examples that the dense network is asked of twice, and how far it has to agree with itself."""
 Values = npt.NDArray[np.float32]
 """What each example contributes to a score, [N]; the score is their mean."""
 
@@ -88,7 +91,25 @@ def agreement(model: nn.Module, inputs: Example | Inputs, batch: int = 100, by: 
     dense = private_copy(model).eval()
     given = laid_out(as_inputs(inputs), torch.contiguous_format)
     given = replace(given, whole=examples_of(dense, given.part(0, batch)).whole)
-    return Examples(given, Dense(dense, given, batch, by), batch)
+    answers = Dense(dense, given, batch, by)
+    if not given.whole:
+        _warn_of_chance(dense, answers, given)
+    return Examples(given, answers, batch)
+
+
+def _warn_of_chance(dense: nn.Module, answers: Dense, inputs: Inputs) -> None:
+    """Where a network does not agree with itself about a few examples that it is asked of again."""
+    numbers = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(0))[:ASKED_AGAIN]
+    device = next((each.device for each in dense.parameters()), None)
+    few = inputs.chosen(numbers).to(device)
+    with torch.inference_mode(), torch.random.fork_rng([]):
+        alike = float(answers(few.run(dense), numbers, few).mean())
+    if alike < ALIKE:
+        warnings.warn(
+            f"the dense network answers a few examples otherwise when they are asked again in another batch (agreement "
+            f"{alike:.3f}): is it random, or does it mix up the examples of a batch (tokens first)? Scores are noisy",
+            stacklevel=3,
+        )
 
 
 def _refuse_none(images: Example | Inputs) -> None:
