@@ -5,7 +5,8 @@
 It is built like Llama (transformers' own class): rotary embeddings, RMSNorm, gated MLPs, queries in groups of three
 that share keys and values; 11 million parameters, so that the file in half precision stays under 25 MB. It learns
 from the Python files of torch (which the calibration text is drawn from, too) and is tested on those of networkx, which
-other people wrote. Two hours on one busy core; goes on where it was stopped. Prints its perplexity on pieces of both, and keeps the weights in benchmarks/models.
+other people wrote. Two hours on one busy core; goes on where it was stopped. Prints the perplexity on pieces of both,
+and keeps the weights in benchmarks/models.
 """
 
 from __future__ import annotations
