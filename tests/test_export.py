@@ -92,9 +92,15 @@ class ByName(nn.Module):
         return {"answer": 2 * x}
 
 
-def test_answers_that_are_no_tensors_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(sc.ExportError, match="ByName answers by dict"):
-        sc.export(ByName(), images(), tmp_path / "a.onnx", runtime="onnxruntime")
+class ByNumber(ByName):
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"answer": float(x.sum())}  # type: ignore[dict-item]
+
+
+def test_answers_may_have_names_and_have_to_be_tensors(tmp_path: Path) -> None:
+    assert sc.export(ByName(), images(), tmp_path / "a.onnx", runtime="onnxruntime") < TOLERANCE
+    with pytest.raises(sc.ExportError, match="ByNumber answers by dict"):
+        sc.export(ByNumber(), images(), tmp_path / "a.onnx", runtime="onnxruntime")
 
 
 class TwoAndTwo(nn.Module):

@@ -159,8 +159,8 @@ def positional(network: nn.Module, inputs: Inputs) -> tuple[nn.Module, tuple[Ten
 
 
 def _answers_by_tensors(network: nn.Module, inputs: Inputs) -> bool:
-    """One, or a tuple or list of them; found out by one example, in eval mode. That it does not run is another's to
-    tell."""
+    """One, or a tuple or list of them; found out by one example, in eval mode. That it does not run, or answers by no
+    tensor at all, is another's to tell."""
     modes = [(module, module.training) for module in network.modules()]
     try:
         with torch.no_grad():
@@ -171,7 +171,7 @@ def _answers_by_tensors(network: nn.Module, inputs: Inputs) -> bool:
         for module, mode in modes:
             module.training = mode
     several = answer if isinstance(answer, (tuple, list)) else (answer,)
-    return all(isinstance(each, Tensor) for each in several)
+    return all(isinstance(each, Tensor) for each in several) or not tensors_in(answer)
 
 
 def _lengths(value: Any) -> Iterator[int]:
