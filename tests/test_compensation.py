@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -77,3 +79,14 @@ def test_kwon_scales_what_stays() -> None:
     assert kept.tolist() != [2], "two that go together lose most"
     opposed = torch.tensor([[2.0, -1.9, 0.0], [-1.9, 2.0, 0.0], [0.0, 0.0, 1.9]])
     assert rearranged(opposed, np.array([0])).tolist() == [2], "what two lose evens out"
+
+
+@pytest.mark.parametrize("method", [*RIVALS])
+def test_every_rival_takes_mlps_alone(method: str) -> None:
+    """Where attention is none that it knows, or the layers have no biases."""
+    given = task(0.8)
+    given.model.down.bias = None
+    alone = replace(given, blocks=(Block("up", "down"),))
+    pruned = RIVALS[method](alone)
+    assert pruned.query.out_features == 16
+    assert pruned.up.out_features < 24

@@ -88,6 +88,8 @@ def _within(
 
 def _best(task: Task, fisher: Mapping[Block, Tensor], count: int, role: str) -> dict[str, npt.NDArray[np.int64]]:
     """By the diagonal, over all blocks together; one of each block stays."""
+    if not fisher:
+        return {}
     everywhere = torch.cat([each.diagonal() for each in fisher.values()])
     least = everywhere.sort(descending=True).values[max(count, 1) - 1] if count else torch.inf
     found = {}
