@@ -9,11 +9,11 @@ from typing import Any
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
+from secateur.graph import operations
 from secateur.graph.axes import Axis
 from secateur.graph.rules import Axes, Call
 
-IN_ORDER = ("aten::view", "aten::_unsafe_view", "aten::unsqueeze", "aten::squeeze", "aten::alias", "aten::detach")
-"""What gives the same elements in the same order."""
+IN_ORDER = {each._schema.name for each in operations.IN_ORDER}
 
 
 @dataclass

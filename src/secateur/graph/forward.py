@@ -16,7 +16,7 @@ from secateur.graph.inputs import Inputs, tensors_in
 from secateur.graph.operations import OperationLog, Value, WeightPlace
 
 PRODUCERS = (nn.Conv1d, nn.Conv2d, nn.Linear)
-"""What a refit knows how to fit."""
+"""What a batch norm can be folded into."""
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 KNOWN = {each.forward for each in (*PRODUCERS, *BATCH_NORMS)}
 

@@ -10,7 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from secateur.errors import PlanError
-from secateur.graph import Attribute, Extent, Held, Kept, ModelGraph, Side, StatedSize, copied, forgetful, opened
+from secateur.graph import (
+    Attribute,
+    Extent,
+    Held,
+    Kept,
+    ModelGraph,
+    Side,
+    StatedSize,
+    copied,
+    forgetful,
+    opened,
+    tensor_of,
+)
 from secateur.prune.entry import pick_all
 from secateur.prune.restate import Layers, grouped, layers_of, restate
 
@@ -100,7 +112,7 @@ class Cutter:
         def norm(tensors: Mapping[str, Tensor]) -> Tensor:
             return tensors[u] @ tensors[weight].movedim(dim, 0).flatten(1) @ tensors[v]
 
-        left = {name: get_tensor(self.model, name).detach() for name in (u, weight, v)}
+        left = {name: tensor_of(self.model, name).detach() for name in (u, weight, v)}
         left[u].mul_(norm(self._dense) / norm(left))
 
     def _alive(self, extent: Extent, like: Tensor) -> Tensor:
@@ -150,12 +162,6 @@ def ties(model: nn.Module) -> dict[tuple[str, str], tuple[str, str]]:
         for key, parameter in module.named_parameters(recurse=False)
         if (owner := first.setdefault(parameter, (name, key))) != (name, key)
     }
-
-
-def get_tensor(model: nn.Module, name: str) -> Tensor:
-    """A parameter or a buffer, by its name."""
-    owner, _, leaf = name.rpartition(".")
-    return getattr(model.get_submodule(owner), leaf)  # type: ignore[no-any-return]
 
 
 def set_tensor(module: nn.Module, name: str, value: Tensor) -> None:

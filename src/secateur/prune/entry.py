@@ -76,11 +76,6 @@ def as_before(model: nn.Module, dense: nn.Module, name: str) -> None:
         del module.picked
 
 
-def picked_inputs(module: nn.Module, x: Tensor) -> Tensor:
-    """What of a layer's input x [N, C, ...] its weights see."""
-    return picked(x, module.picked) if isinstance(module, Picking) else x
-
-
 def picked(x: Tensor, channels: Tensor) -> Tensor:
     """Some channels of x [N, C, ...]; torch.fx and torch.jit can take it apart."""
     traced = _is_tracing() or not isinstance(x, Tensor)

@@ -16,8 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from secateur.graph import ChannelGroup, Kept, ModelGraph, weight_of
-from secateur.prune.cut import get_tensor
+from secateur.graph import ChannelGroup, Kept, ModelGraph, tensor_of, weight_of
 from secateur.prune.moments import AllMoments, Moments
 from secateur.prune.refit import RIDGE
 from secateur.prune.sensitivity import Sensitivity
@@ -100,7 +99,7 @@ def by_magnitude(model: nn.Module, graph: ModelGraph, group: ChannelGroup) -> Or
     for held in [graph.tensor[name] for name in made_by if name] or graph.tensors:
         for dim, extent in enumerate(held.extents):
             if group.key in extent.groups:
-                weight = get_tensor(model, held.name)
+                weight = tensor_of(model, held.name)
                 rows = weight.detach().transpose(0, dim).reshape(weight.shape[dim], -1)
                 norms = rows.abs().double().mean(1).cpu().numpy()
                 score += norms[extent.index(group.key)].sum(1)
