@@ -28,12 +28,12 @@ from secateur.prune import (
     fold_norms,
     recalibrate,
 )
+from secateur.prune.fit import Effort
 from secateur.prune.fold import without_norms
 from secateur.prune.moments import collect
 from secateur.prune.order import PUT_OFF, rank
 from secateur.prune.recalibrate import nearer, recalibrated
 from secateur.prune.refit import RIDGE
-from secateur.prune.sequence import Effort
 from secateur.prune.shrink import own_moments, own_products, shrink
 
 PLAIN = PruneSettings(refit=False, sequential=False, recalibrate=False)

@@ -18,6 +18,7 @@ from secateur.prune.calibration import Calibration
 from secateur.prune.checking import restate_where_needed
 from secateur.prune.cut import Cutter
 from secateur.prune.entry import as_before
+from secateur.prune.fit import QUICK
 from secateur.prune.fold import without_norms
 from secateur.prune.measured import examples_for, measured
 from secateur.prune.moments import AllMoments, collect
@@ -27,7 +28,7 @@ from secateur.prune.refit import Refitter
 from secateur.prune.relate import relate
 from secateur.prune.rotate import rotate
 from secateur.prune.sensitivity import Sensitivity, sense
-from secateur.prune.sequence import QUICK, SequentialRefit
+from secateur.prune.sequence import SequentialRefit
 from secateur.prune.weights import Masks, WeightOrder, WeightOrders, masks, masks_by, rank_weights
 from secateur.sparse import impose, release
 
@@ -78,7 +79,9 @@ class Pruner:
         known = moments if self.settings.refit else None
         self._for_good = _Cut(self.dense, graph, known)
         few = min(self.trial_examples, len(calibration))
-        self._in_trials = SequentialRefit(folded, plain, calibration.head(few), QUICK, self._sensed) if few else None
+        self._in_trials = (
+            SequentialRefit(folded, plain, calibration.head(few), QUICK, self._sensed, many=True) if few else None
+        )
         self._for_trials = _Cut(folded, plain, known, sparse=not few)
 
     @property
@@ -132,7 +135,7 @@ class Pruner:
         fit, check = self._parts
         if self.settings.sequential:
             refitted = copied(pruned)
-            self._in_sequence.apply(refitted, kept, for_good=True)
+            self._in_sequence.apply(refitted, kept)
             pruned = nearer(refitted, pruned, self.dense, check)
         if self.settings.recalibrate and check is not fit:
             pruned = nearer(recalibrated(pruned, fit), pruned, self.dense, check)

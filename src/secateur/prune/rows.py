@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,7 +13,9 @@ from torch import Tensor
 from secateur.graph import Layer, Run, matrix_of
 
 MOST_ELEMENTS = 2**27
-"""Of one layer's input rows, so that they fit in memory (0.5 GB)."""
+"""Of one layer's input rows (0.5 GB)."""
+MOST_AT_ONCE = 2**25
+"""Of those that are held at the same time (0.13 GB)."""
 
 
 def sample_positions(
@@ -59,6 +62,20 @@ def examples_in(run: Run, x: Tensor | None = None) -> int:
     one = math.prod(x.shape[-len(run.kernel) - 1 :]) if run.kernel else x.shape[-2 if run.left else -1]
     rows = x.numel() // max(one, 1)
     return rows // math.prod(size or 1 for size in matrix_of(run.layer).rows)
+
+
+def in_pieces(run: Run, examples: int, each: int) -> Iterator[tuple[Run, int, int]]:
+    """A run as runs of some of its examples, from one number to before another, that have `MOST_AT_ONCE` elements of
+    `each` an example; as it is where examples do not come first."""
+    lies = not run.left and matrix_of(run.layer).rows[0] == 0 and len(run.x) % examples == 0
+    size = max(MOST_AT_ONCE // max(each, 1), 1) if lies else examples
+    if size >= examples:
+        yield run, 0, examples
+        return
+    rows = len(run.x) // examples
+    for first in range(0, examples, size):
+        last = min(first + size, examples)
+        yield replace(run, x=run.x[first * rows : last * rows]), first, last
 
 
 def operand_rows(run: Run, positions: Tensor, taps: Taps | None = None) -> Tensor:

@@ -9,17 +9,12 @@ One forward pass of the pruned network does it: weights change while the pass go
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
 from secateur.graph import (
-    BATCH_NORMS,
     Kept,
     Layer,
     ModelGraph,
@@ -28,53 +23,31 @@ from secateur.graph import (
     Run,
     as_operators,
     best_layout,
-    bias_of,
     laid_out,
     matrix_of,
     unwatched,
-    weight_of,
     with_matrix,
 )
 from secateur.prune.calibration import Calibration
 from secateur.prune.cut import places
+from secateur.prune.fit import Effort, Fitted, Rows, before_norm, fit
 from secateur.prune.moments import LARGEST
-from secateur.prune.offset import bias_behind, has_offset, offset_behind, shift
-from secateur.prune.rows import Taps, examples_in, operand_rows, output_rows, sample_positions, taps_at
+from secateur.prune.rows import Taps, in_pieces, operand_rows, sample_positions, taps_at
 from secateur.prune.sensitivity import Sensitivity
-from secateur.prune.shrink import own_moments, own_products, shrink, trusted
-from secateur.prune.solve import masked_least_squares, solve_positive
-from secateur.sparse import mask_of
+from secateur.prune.targets import Asked, Watched, beside, remembered
 
-MOST_ACTIVATIONS = 2**29
-"""Elements of one layer's input and output, over all examples (2 GB)."""
+MOST_ACTIVATIONS = 2**28
+"""Elements of one layer's input and output, over all examples (1 GB)."""
 MOST_TAPS = 2**20
 """Numbers of input pixels that are remembered for one layer (8 MB)."""
-NARROW, PIECES = 32, 4
-"""Columns below which a product is not worth cutting up, and pieces at most."""
-
-
-@dataclass(frozen=True)
-class Effort:
-    """How much of the examples a refit looks at, and how far it trusts what it sees."""
-
-    rows: int = 32
-    """Output positions that a layer is fitted on, for each of its input features."""
-    fewest: int = 4096
-    """The least of them for a layer."""
-    grouped: int = 4096
-    """The same for a depthwise layer, or another of many groups: each of them has few features."""
-    ridge: float = 1e-3
-    """Pull towards the weights as they are, as a fraction of the mean energy of a layer's inputs."""
-    shrink: bool = True
-    """Whether what features have in common by chance is left out; a hard pull needs no more of that."""
-
-
-QUICK = Effort(rows=1, fewest=512, grouped=128, ridge=2.0, shrink=False)
-"""For a trial. So few rows alone would be overfitted; pulled so hard, they rank plans as the finished networks rank."""
 
 
 class SequentialRefit:
-    """What the dense network answers at every layer, remembered once; then refits any pruned form of it."""
+    """Refits pruned forms of a dense network, layer by layer.
+
+    With `many`, what the dense network gives at every layer is remembered for all of them; else it runs once more
+    beside each, which takes no memory for what all layers give.
+    """
 
     def __init__(
         self,
@@ -83,6 +56,7 @@ class SequentialRefit:
         calibration: Calibration,
         effort: Effort | None = None,
         sensed: Sensitivity | None = None,
+        many: bool = False,
     ) -> None:
         self.graph = graph
         self.effort = effort = effort or Effort()
@@ -100,59 +74,57 @@ class SequentialRefit:
             for layer in self.layers
         }
         self._taps: dict[str, Taps] = {}
-        self._joined = {layer.shortcut for layer in self.layers if layer.shortcut is not None}
-        self._targets: dict[str, Tensor] = {}
-        self._shortcuts: dict[str, Tensor] = {}
+        self._dense = Watched(dense, self.layers, self._positions)
         self._layout = best_layout(dense, self.calibration.head(2).inputs)
         self._inputs = laid_out(self.calibration.inputs, self._layout)
-        self._remember(dense)
+        self._remembered = remembered(self._dense, self.calibration) if many else None
 
-    def _remember(self, dense: nn.Module) -> None:
-        """Sampled outputs of every layer [rows, out], its offset taken in, and the shortcuts that are added to them."""
-        targets: dict[str, list[Tensor]] = {layer.name: [] for layer in self.layers}
-        shortcuts: dict[str, list[Tensor]] = {layer.name: [] for layer in self.layers}
-        start = 0
+    def apply(self, pruned: nn.Module, kept: Kept) -> None:
+        """Refit every layer of `pruned`, the dense network cut to `kept`, in place. It is in eval mode.
 
-        def look(run: Run, y: Tensor) -> None:
+        Of `many`, recurrent layers are not: that they run as operators is a setting of all threads, and would change
+        how the candidates of others are rounded.
+        """
+        pruned.to(memory_format=self._layout)  # type: ignore[call-overload]
+        if self._remembered is not None:
+            self._run(pruned, kept, self._remembered.get)
+            return
+        with as_operators(pruned), beside(self._dense, self._inputs) as ask:
+            self._run(pruned, kept, ask)
+
+    def _run(self, pruned: nn.Module, kept: Kept, ask: Asked) -> None:
+        """One pass, in which each layer is fitted before it runs."""
+        outward = {name: torch.from_numpy(at) for (name, side), at in places(self.graph, kept).items() if side == "out"}
+        counts = {key: len(units) for key, units in kept.items()}
+        done: set[str] = set()
+
+        def look(run: Run) -> None:
             layer = run.layer
-            if layer.name in runs:
-                return  # a layer that runs more often here than for the example
-            runs[layer.name] = replace(run, x=run.x.new_empty(0)), y.shape
+            target = None if layer.name in done else ask(layer.name)
+            done.add(layer.name)
+            if target is None:
+                return
             with unwatched():
-                offset = offset_behind(dense, layer) + bias_behind(dense, run)
-                targets[layer.name].append(self._rows(run, y, start) + offset)
+                left = outward.get(layer.name, slice(None))
+                wanted = target.output[:, left]
+                shortcut = self._dense.shortcut(run, log)
+                if shortcut is not None and target.shortcut is not None:
+                    wanted = wanted + before_norm(pruned, layer, target.shortcut[:, left] - shortcut)
+                fit(Fitted(pruned, layer, counts), self._rows(run, wanted), self.effort)
 
-        for batch in self.calibration.batches(100):
-            runs: dict[str, tuple[Run, torch.Size]] = {}
-            log, products = OperationLog(dense, self._joined), Products(dense, self.layers, after=look)
-            with torch.no_grad(), as_operators(dense), log, products:
-                batch.run(dense)
-            for layer in self.layers:
-                value = None if layer.shortcut is None else log.values.get(layer.shortcut)
-                run, shape = runs.get(layer.name, (None, torch.Size()))
-                if value is not None and run is not None and _alike(value.shape, shape):
-                    shortcuts[layer.name].append(self._rows(run, value, start))
-            start += len(batch)
-        self._targets = {name: torch.cat(pieces) for name, pieces in targets.items() if pieces}
-        self._shortcuts = {name: torch.cat(shortcuts[name]) for name in self._seen_everywhere(shortcuts)}
+        log = OperationLog(pruned, self._dense.joined)
+        products = Products(pruned, self.layers, before=look, counts=counts)
+        with torch.no_grad(), log, products:
+            self._inputs.run(pruned)
 
-    def _seen_everywhere(self, shortcuts: Mapping[str, list[Tensor]]) -> Iterator[str]:
-        """The layers whose shortcut was found in every batch; the others are fitted without, which is said."""
-        for layer in self.layers:
-            if layer.shortcut is None or layer.name not in self._targets:
-                continue
-            if sum(map(len, shortcuts[layer.name])) == len(self._targets[layer.name]):
-                yield layer.name
-            else:
-                warnings.warn(
-                    f"on the calibration inputs {layer.name} is not added to what it is added to on the example (the "
-                    "forward takes another path): it is refitted without regard to that sum",
-                    stacklevel=2,
-                )
-
-    def _rows(self, run: Run, y: Tensor, start: int = 0) -> Tensor:
+    def _rows(self, run: Run, wanted: Tensor) -> Iterator[Rows]:
+        """What a layer sees and should give [rows, out], in pieces that fit in memory."""
         positions = self._positions[run.layer.name]
-        return output_rows(run, y.float(), positions[start : start + examples_in(run, y)])
+        each = positions.shape[1]
+        for part, first, last in in_pieces(run, len(positions), positions.shape[1] * run.layer.features * run.groups):
+            where = positions[first:last]
+            taps = self._read(run) if last - first == len(positions) else None
+            yield Rows(operand_rows(part, where, taps), wanted[first * each : last * each], last - first)
 
     def _read(self, run: Run) -> Taps | None:
         """What a layer reads at its positions, the same whatever is pruned: remembered, if it is not much."""
@@ -164,60 +136,11 @@ class SequentialRefit:
             self._taps[name] = taps_at(run, positions)
         return self._taps[name]
 
-    def apply(self, pruned: nn.Module, kept: Kept, for_good: bool = False) -> None:
-        """Refit every layer of `pruned`, the dense network cut to `kept`, in place. It is in eval mode.
-
-        Recurrent layers run as operators `for_good` alone: that is a setting of all threads, and would change how the
-        candidates of others are rounded.
-        """
-        outward = {name: torch.from_numpy(at) for (name, side), at in places(self.graph, kept).items() if side == "out"}
-        counts = {key: len(units) for key, units in kept.items()}
-        fitted: set[str] = set()
-
-        def fit(run: Run) -> None:
-            layer = run.layer
-            if layer.name in fitted or layer.name not in self._targets:
-                return
-            fitted.add(layer.name)
-            with unwatched():
-                left = outward.get(layer.name, slice(None))
-                target = self._targets[layer.name][:, left]
-                shortcut = None if layer.shortcut is None else log.values.pop(layer.shortcut, None)
-                if shortcut is not None and layer.name in self._shortcuts:  # it may run only after this branch
-                    drift = self._shortcuts[layer.name][:, left] - self._rows(run, shortcut)
-                    target = target + _before_norm(pruned, layer, drift)
-                rows = operand_rows(run, self._positions[layer.name], self._read(run))
-                _fit(_Fitted(pruned, layer, counts), rows, target, self.effort, len(self.calibration))
-
-        pruned.to(memory_format=self._layout)  # type: ignore[call-overload]
-        log, products = OperationLog(pruned, self._joined), Products(pruned, self.layers, before=fit, counts=counts)
-        with torch.no_grad(), as_operators(pruned) if for_good else nullcontext(), log, products:
-            self._inputs.run(pruned)
-
 
 def _can_be_fitted(layer: Layer) -> bool:
     """Whether its weights are its own, small enough to solve, and used once, on rows that all stay."""
     matrix = matrix_of(layer)
     return matrix.alone and matrix.runs == 1 and layer.features <= LARGEST and not layer.repeats.groups
-
-
-def _alike(shape: torch.Size, other: torch.Size) -> bool:
-    """Whether these are rows of the same, [N * T, out] and [N, T, out]."""
-    return shape.numel() == other.numel() and shape[-1] == other[-1]
-
-
-@dataclass(frozen=True)
-class _Fitted:
-    """A layer of a network that has kept so many units."""
-
-    model: nn.Module
-    layer: Layer
-    counts: Mapping[str, int]
-
-    @property
-    def mask(self) -> Tensor | None:
-        """Which of its weights there are, where it is sparse."""
-        return mask_of(self.model.get_submodule(self.layer.name)) if self.layer.sparsities else None
 
 
 def _affordable(graph: ModelGraph) -> int:
@@ -228,71 +151,3 @@ def _affordable(graph: ModelGraph) -> int:
         for layer in graph.layers
     )
     return max(MOST_ACTIVATIONS // widest, 1)
-
-
-def _before_norm(model: nn.Module, layer: Layer, drift: Tensor) -> Tensor:
-    """What has to change before the batch norm for its output to change by `drift` [rows, out]."""
-    if layer.norm is None:
-        return drift
-    norm = model.get_submodule(layer.norm)
-    assert isinstance(norm, BATCH_NORMS)
-    if norm.running_var is None:
-        return torch.zeros_like(drift)
-    spread = (norm.running_var + norm.eps).sqrt()
-    gain = norm.weight if norm.weight is not None else torch.ones_like(spread)
-    reachable = gain.abs() > 1e-3 * gain.abs().max()
-    return drift * torch.where(reachable, spread / torch.where(reachable, gain, 1.0), 0.0).to(drift.dtype)
-
-
-def _fit(fitted: _Fitted, rows: Tensor, target: Tensor, effort: Effort, examples: int) -> None:
-    """Move weights (and offset) to the least-squares solution on `rows` [rows, groups, D] of so many examples."""
-    model, layer, counts = fitted.model, fitted.layer, fitted.counts
-    held, own = weight_of(model, layer, counts), bias_of(model, layer, counts)
-    weight = held.float().flatten(2)
-    x, wanted = rows.transpose(0, 1), target.unflatten(1, weight.shape[:2]).transpose(0, 1)
-    if len(x) > 1:  # products of hundreds of small matrices take half as long where each lies in a piece
-        x, wanted = x.contiguous(), wanted.contiguous()
-    missing = wanted - x @ weight.transpose(1, 2)
-    if offset := has_offset(model, layer):
-        mean, level = x.mean(1, keepdim=True), missing.mean(1, keepdim=True)
-        x, missing = x - mean, missing - level
-        bias = offset_behind(model, layer) if own is None else own.float()
-        level = level - torch.as_tensor(bias).view(len(weight), 1, -1)
-    square, right = _moments(x), x.transpose(1, 2) @ missing
-    if effort.shrink:
-        _leave_chance_out(square, right, x, missing, examples)
-    diagonal = square.diagonal(dim1=1, dim2=2)
-    diagonal.add_(effort.ridge * diagonal.mean(1, keepdim=True) + 1e-9)
-    mask = fitted.mask
-    change = solve_positive(square, right) if mask is None else _solve_masked(square, right, mask)
-    moved = weight + change.transpose(1, 2)
-    held.copy_(moved.view(held.shape))
-    if offset:
-        shift(model, layer, (level - mean @ change).flatten(), counts)
-
-
-def _leave_chance_out(square: Tensor, right: Tensor, x: Tensor, missing: Tensor, examples: int) -> None:
-    """Shrink x^T x [groups, D, D] and x^T missing [groups, D, out] to what the examples agree about, in place."""
-    count = x.shape[1]
-    mine, theirs = (rows.unflatten(1, (examples, -1)) for rows in (x, missing))
-    shrink(square.div_(count), own_moments(mine), examples)
-    square.mul_(count)
-    common = (right / count).square().sum((1, 2), dtype=torch.float64)
-    right.mul_(trusted(common, own_products(mine, theirs), examples).to(right.dtype)[:, None, None])
-
-
-def _moments(x: Tensor) -> Tensor:
-    """x^T x [groups, D, D] of x [groups, rows, D]; wide ones by pieces, as what lies below the diagonal is known."""
-    pieces = max(min(x.shape[2] // NARROW, PIECES), 1)
-    ends = [x.shape[2] * number // pieces for number in range(pieces + 1)]
-    square = x.new_empty(len(x), x.shape[2], x.shape[2])
-    for low, high in pairwise(ends):
-        square[:, low:high, low:] = x[..., low:high].transpose(1, 2) @ x[..., low:]
-        square[:, high:, low:high] = square[:, low:high, high:].transpose(1, 2)
-    return square
-
-
-def _solve_masked(square: Tensor, right: Tensor, mask: Tensor) -> Tensor:
-    """The same, [1, D, D] and [1, D, out], where each output may use some features only."""
-    change = masked_least_squares(square[0], right[0].T, torch.zeros_like(right[0].T), mask.flatten(1))
-    return change.T[None]
