@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
+import warnings
 
 import pytest
 import torch
@@ -15,10 +16,10 @@ from secateur.graph import as_inputs
 from secateur.prune import Calibration, Cutter, SequentialRefit, rows
 from secateur.prune.fit import Effort, Fitted, Rows, fit
 
-GROUPS = ("residual", "plain", "grouped")
+NAMES = ("residual", "plain", "grouped")
 
 
-@pytest.mark.parametrize("name", GROUPS)
+@pytest.mark.parametrize("name", NAMES)
 def test_told_beside_or_remembered_is_the_same(name: str) -> None:
     model, example = build(name)
     graph = sc.inspect(model, example)
@@ -32,7 +33,7 @@ def test_told_beside_or_remembered_is_the_same(name: str) -> None:
     torch.testing.assert_close(answers[0], answers[1], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", GROUPS)
+@pytest.mark.parametrize("name", NAMES)
 def test_rows_in_pieces_give_the_same_weights(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, example = build(name)
     graph = sc.inspect(model, example)
@@ -107,3 +108,24 @@ def test_a_shortcut_that_two_layers_share_is_found_by_both() -> None:
     assert remembered is not None
     joined = {name for name, target in remembered.items() if target.shortcut is not None}
     assert joined == {"one.2", "other.2"}
+
+
+def test_a_shortcut_that_runs_behind_its_branch_is_left_alone() -> None:
+    class Late(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.up, self.down = nn.Linear(6, 8), nn.Linear(8, 16), nn.Linear(16, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.down(torch.relu(self.up(self.stem(x))))
+            z = torch.tanh(self.stem(x))
+            return z + y
+
+    model, x = settled(Late()), torch.randn(32, 6)
+    graph = sc.inspect(model, x[:2])
+    assert graph.layer["down"].shortcut is not None
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        late = SequentialRefit(model, graph, Calibration(as_inputs(x)), many=True)._remembered
+    assert late is not None
+    assert all(target.shortcut is None for target in late.values()), "it runs behind the branch"

@@ -91,7 +91,7 @@ class _Sums:
 
     def __init__(self, weight: Tensor, centred: bool, shrunk: bool) -> None:
         self._weight, self.centred, self._shrunk = weight, centred, shrunk
-        self._rows, self._examples, self._several = 0, 0, False
+        self._rows, self._examples = 0, 0
         self.mean = self.level = torch.zeros(())
         self._sums: list[Tensor] = []
 
@@ -104,8 +104,7 @@ class _Sums:
                 self.mean, self.level = x.mean(1, keepdim=True), missing.mean(1, keepdim=True)
                 self._off = torch.zeros_like(self.mean), torch.zeros_like(self.level)
             x, missing = x - self.mean, missing - self.level
-            if not first:
-                self._several = True
+            if not first:  # of the first piece they add up to nothing
                 for off, each in zip(self._off, (x, missing), strict=True):
                     off.add_(each.sum(1, keepdim=True))
         found = [square_of(x), x.transpose(1, 2) @ missing]
@@ -127,7 +126,7 @@ class _Sums:
     def finish(self) -> tuple[Tensor, Tensor]:
         """x^T x [groups, D, D] and x^T m [groups, D, out], shrunk to what the examples agree about."""
         square, right, *own = self._sums
-        if self.centred and self._several:
+        if self.centred:
             x, missing = (off / self._rows for off in self._off)
             square.baddbmm_(x.transpose(1, 2), x, alpha=-self._rows)
             right.baddbmm_(x.transpose(1, 2), missing, alpha=-self._rows)

@@ -70,6 +70,7 @@ class Watched:
         """
         seen: set[str] = set()
         alone: set[str] = set()
+        early: list[Layer] = []
 
         def look(run: Run, y: Tensor) -> None:
             layer = run.layer
@@ -79,18 +80,19 @@ class Watched:
             with unwatched():
                 told = replace(run, x=run.x.new_empty(0))
                 output = self.rows(told, y, start) + offset_behind(self.dense, layer) + bias_behind(self.dense, told)
-                value = log.values.get(layer.shortcut) if layer.shortcut else None
-                alike = value is not None and _alike(value.shape, y.shape)
-                target = Target(output, self.shortcut(told, log, start) if alike else None)
-                if layer.shortcut is not None and target.shortcut is None:
+                shortcut = None
+                if layer.shortcut is not None and layer.shortcut not in log.values:
+                    early.append(layer)
+                elif layer.shortcut is not None and not _alike(log.values[layer.shortcut].shape, y.shape):
                     alone.add(layer.name)
-                give(layer.name, target)
+                else:
+                    shortcut = self.shortcut(told, log, start)
+                give(layer.name, Target(output, shortcut))
 
         log, products = OperationLog(self.dense, self.joined), Products(self.dense, self.layers, after=look)
         with torch.no_grad(), as_operators(self.dense), log, products:
             inputs.run(self.dense)
-        late = {layer.name for layer in self.layers if layer.shortcut in log.values}  # it ran after the branch
-        return alone - late
+        return alone | {layer.name for layer in early if layer.shortcut not in log.values}
 
 
 def remembered(watched: Watched, calibration: Calibration) -> Mapping[str, Target]:
