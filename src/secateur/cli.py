@@ -161,6 +161,8 @@ def _prune(options: argparse.Namespace) -> None:
 def _finetune(options: argparse.Namespace) -> None:
     run, row = _row(options)
     print(f"test top-1 {run.test(run.small(row)):.4f} after fine-tuning, network in {run.place(row)}")
+    if scores := run.row(row).undone:
+        print(f"it is as it was before fine-tuning: that made its score {scores[1]:.4f}, before it was {scores[0]:.4f}")
 
 
 def _export(options: argparse.Namespace) -> None:

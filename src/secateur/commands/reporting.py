@@ -55,6 +55,7 @@ def report(run: Run) -> Report:
         measured=run.measured,
         terms=_terms(run),
         history={name: [(epoch.loss, epoch.score) for epoch in run.row(name).history] for name in after},
+        undone={name: scores for name in after if (scores := run.row(name).undone)},
     )
     made.save(run.folder / "report.json")
     write(made, run.folder)

@@ -240,12 +240,15 @@ class Run:
         return found.eval()
 
     def small(self, name: str = SEARCHED) -> nn.Module:
-        """The fine-tuned network, kept in a row's folder; the run's own is also at the top of the run's."""
+        """The network fine-tuned, or as it was pruned where that scores better; kept in a row's folder, the run's own
+        also at the top of the run's."""
         small, row, settings = self.pruned(name), self.row(name), self.job.finetune
         with locked(row.home):
             if row.trained_otherwise(settings):
                 self._forget_training(name)
             row.train(small, settings, FineTuneProgress(settings.epochs, f"fine-tuning {self._called(name)}"))
+            if settings.epochs:
+                small = row.better(small, self.pruned(name), self.score)
         if name == SEARCHED:
             save(small, self.folder / DELIVERED)
             write_atomically(self.folder / MADE, self._made)  # last: it says how the network beside it was made
@@ -260,7 +263,7 @@ class Run:
             delivered.replace(self.folder / "previous.safetensors")
 
     def delivered(self, name: str = SEARCHED) -> nn.Module:
-        """The fine-tuned network of a row, or the pruned one where no epochs were asked for.
+        """The fine-tuned network of a row, or the pruned one where no epochs were asked for or they made it worse.
 
         Where the run's own was made already, as the job asks for it now, nothing is searched or proven again.
         """

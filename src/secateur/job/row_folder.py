@@ -14,7 +14,7 @@ from secateur.job.materials import Materials
 from secateur.job.words import FineTuneJob
 from secateur.plan import Plan
 from secateur.report import FineTuneProgress
-from secateur.run import accuracy, as_json, write_atomically
+from secateur.run import Evaluate, accuracy, as_json, score_of, write_atomically
 
 
 class RowFolder:
@@ -24,6 +24,7 @@ class RowFolder:
         self.home, self.materials = home, materials
         self.network, self._plan = home / "pruned.safetensors", home / "plan.json"
         self._tuning, self._history = home / "finetune.json", home / "history.json"
+        self._tuned, self._scores = home / "small.safetensors", home / "scores.json"
 
     def pruned(self, plan: Plan) -> nn.Module | None:
         """The network pruned by this plan, if that is here."""
@@ -63,13 +64,38 @@ class RowFolder:
                 checkpoint=self.home / "finetune.pt",
                 on_epoch=None if done else progress,
             )
-        save(small.cpu(), self.home / "small.safetensors")
+        save(small.cpu(), self._tuned)
         write_atomically(self._history, json.dumps([dataclasses.asdict(epoch) for epoch in history]).encode())
+
+    def better(self, tuned: nn.Module, pruned: nn.Module, score: Evaluate) -> nn.Module:
+        """The fine-tuned network, or the pruned one if it scores better on data held out from training."""
+        scores = self._both_scores
+        if scores is None:
+            scores = score_of(score, pruned), score_of(score, tuned)
+            write_atomically(self._scores, as_json(dict(zip(("pruned", "tuned"), scores, strict=True))))
+        if scores[0] <= scores[1]:
+            return tuned
+        save(pruned, self._tuned)
+        return pruned
+
+    @property
+    def _both_scores(self) -> tuple[float, float] | None:
+        """Before fine-tuning and after it, once they are known."""
+        if not self._scores.exists():
+            return None
+        known = json.loads(self._scores.read_text())
+        return float(known["pruned"]), float(known["tuned"])
+
+    @property
+    def undone(self) -> tuple[float, float] | None:
+        """The scores before and after fine-tuning, where that made it worse and the pruned network is delivered."""
+        scores = self._both_scores
+        return scores if scores is not None and scores[0] > scores[1] else None
 
     def forget_training(self) -> None:
         """It is to be trained afresh."""
-        for late in ("finetune.pt", "small.safetensors", "history.json"):
-            (self.home / late).unlink(missing_ok=True)
+        for late in (self.home / "finetune.pt", self._tuned, self._scores, self._history):
+            late.unlink(missing_ok=True)
 
     @property
     def history(self) -> list[Epoch]:

@@ -7,7 +7,7 @@ G are the moments of the consumer's inputs, S says what a change of its outputs 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,6 +20,7 @@ from secateur.graph import ChannelGroup, Kept, ModelGraph, tensor_of, weight_of
 from secateur.prune.moments import AllMoments, Moments
 from secateur.prune.refit import RIDGE
 from secateur.prune.sensitivity import Sensitivity
+from secateur.prune.wide import precision
 from secateur.threads import torch_threads
 
 Curve = npt.NDArray[np.float64]
@@ -169,6 +170,29 @@ class _Consumer:
         self._begin()
 
 
+class _InBlocks:
+    """A consumer so wide that its features are in blocks, each a problem of its own; no unit is in two."""
+
+    def __init__(self, blocks: Sequence[_Consumer], block_of: npt.NDArray[np.int64]) -> None:
+        """`block_of` [units]."""
+        self._blocks, self._block_of = blocks, block_of
+        self._losses = [block.losses() for block in blocks]
+
+    def losses(self) -> Tensor:
+        """As a single consumer has them, [units]."""
+        found = self._losses[0].new_empty(len(self._block_of))
+        for number, losses in enumerate(self._losses):
+            found[torch.from_numpy(self._block_of == number)] = losses
+        return found
+
+    def remove(self, place: int) -> None:
+        """As of a single consumer."""
+        number = self._block_of[place]
+        self._blocks[number].remove(int((self._block_of[:place] == number).sum()))
+        self._losses[number] = self._blocks[number].losses()
+        self._block_of = np.delete(self._block_of, place)
+
+
 def eliminate(
     model: nn.Module,
     graph: ModelGraph,
@@ -177,7 +201,7 @@ def eliminate(
     sensed: Sensitivity | None = None,
 ) -> Order:
     """Remove units one by one, always the one whose loss over all consumers is least."""
-    consumers: list[_Consumer] = []
+    consumers: list[_Consumer | _InBlocks] = []
     energy = 0.0
     weighed = (sensed or Sensitivity()).square
     absolute = all(part.module in weighed for part in group.slices if part.side == "in")
@@ -205,19 +229,31 @@ def eliminate(
 
 def _consumers(
     weight: Tensor, index: npt.NDArray[np.int64], moments: Moments, weighed: Tensor | None
-) -> list[tuple[_Consumer, float]]:
+) -> Iterator[tuple[_Consumer | _InBlocks, float]]:
     """The consumer's groups as problems of their own, each with the energy of its dense output, which is `weighed` by
-    a matrix [groups, out, out]. `weight` is [groups, out, in, *kernel]."""
-    period, area = weight.shape[2], int(np.prod(weight.shape[3:]))
-    found = []
-    for number, square in enumerate(moments.square):
-        mine = index[:, (index[0] // period) == number] % period
-        blocks = (torch.from_numpy(mine)[:, :, None] * area + torch.arange(area)).flatten(1).to(weight.device)
-        precise = torch.float64 if len(square) <= 2048 else torch.float32
-        rows = weight[number].flatten(1).to(precise)
-        gram = rows.T @ (rows if weighed is None else weighed[number].to(rows) @ rows)
-        square = square.to(precise, copy=True)
-        energy = float((gram * square).sum())
-        square.diagonal().add_(RIDGE * square.diagonal().mean() + 1e-12)
-        found.append((_Consumer(torch.linalg.inv(square), gram, blocks), energy))
-    return found
+    matrices [groups * blocks, out, out]. `weight` is [groups, out, in, *kernel]."""
+    groups, channels, area = len(weight), weight.shape[2], int(np.prod(weight.shape[3:]))
+    blocks = len(moments.square) // groups
+    size = channels // blocks
+    for group in range(groups):
+        mine = index[:, (index[0] // channels) == group] % channels
+        block_of = mine[:, 0] // size
+        found = []
+        for block in range(blocks):
+            features = torch.from_numpy(mine[block_of == block] - block * size)[:, :, None] * area + torch.arange(area)
+            columns = weight[group][:, block * size : (block + 1) * size].flatten(1)
+            by = None if weighed is None else weighed.view(groups, -1, *weighed.shape[1:])[group]
+            found.append(_problem(columns, features.flatten(1), moments.square[group * blocks + block], by))
+        consumers, energies = zip(*found, strict=True)
+        yield consumers[0] if blocks == 1 else _InBlocks(consumers, block_of), sum(energies)
+
+
+def _problem(weight: Tensor, features: Tensor, moments: Tensor, weighed: Tensor | None) -> tuple[_Consumer, float]:
+    """One block of weights [out, D], and the energy of what it gives, weighed by [blocks of out, out, out]."""
+    square = moments.to(precision(len(moments)), copy=True)
+    rows = weight.to(square)
+    behind = rows if weighed is None else (weighed.to(square) @ rows.unflatten(0, weighed.shape[:2])).flatten(0, 1)
+    gram = rows.T @ behind
+    energy = float((gram * square).sum())
+    square.diagonal().add_(RIDGE * square.diagonal().mean() + 1e-12)
+    return _Consumer(torch.linalg.inv(square), gram, features.to(weight.device)), energy

@@ -69,18 +69,20 @@ class Pruner:
         self.calibration = calibration
         needed = self.settings.refit or self.settings.criterion == "elimination"
         sensed = sense(self.dense, graph, calibration) if needed else Sensitivity()
-        self._sensed = rotate(self.dense, graph, calibration, sensed)
-        moments = collect(self.dense, graph, calibration, self._sensed) if needed else {}
-        self.orders: Orders = rank(self.dense, graph, moments, self.settings.criterion, self._sensed)
+        sensed = rotate(self.dense, graph, calibration, sensed)
+        moments = collect(self.dense, graph, calibration, sensed) if needed else {}
+        self.orders: Orders = rank(self.dense, graph, moments, self.settings.criterion, sensed)
         folded, plain = without_norms(self.dense, graph, calibration.head(2).inputs)
         # How much an output matters shows behind its norm, not before: where gradients do not tell, norms are folded.
-        compared = self.dense if self._sensed.square else folded
-        self.weight_orders: WeightOrders = rank_weights(compared, graph, moments, self.settings.criterion, self._sensed)
+        compared = self.dense if sensed.square else folded
+        self.weight_orders: WeightOrders = rank_weights(compared, graph, moments, self.settings.criterion, sensed)
+        self._sensed = {key for key in [*self.orders, *self.weight_orders] if sensed.tells_of(graph, key)}
+        self._matters = sensed.matters  # what changes weigh takes gigabytes, and is not needed again
         known = moments if self.settings.refit else None
-        self._for_good = _Cut(self.dense, graph, known)
+        self._for_good = _Cut(self.dense, graph, known, remember=False)
         few = min(self.trial_examples, len(calibration))
         self._in_trials = (
-            SequentialRefit(folded, plain, calibration.head(few), QUICK, self._sensed, many=True) if few else None
+            SequentialRefit(folded, plain, calibration.head(few), QUICK, self._matters, many=True) if few else None
         )
         self._for_trials = _Cut(folded, plain, known, sparse=not few)
 
@@ -106,8 +108,7 @@ class Pruner:
         if self.settings.criterion == "magnitude":
             return curves
         few = self.calibration.tail(examples_for(self.graph.dense.macs, len(curves)))
-        sensed = {key for key in curves if self._sensed.tells_of(self.graph, key)}
-        return measured(curves, lambda counts: self._cut(self._for_good, counts)[0], self.dense, few, sensed)
+        return measured(curves, lambda counts: self._cut(self._for_good, counts)[0], self.dense, few, self._sensed)
 
     def kept(self, counts: Mapping[str, int]) -> Kept:
         """The units that stay in each group of a plan."""
@@ -156,7 +157,7 @@ class Pruner:
     @cached_property
     def _in_sequence(self) -> SequentialRefit:
         """Of final networks: what the dense network answers is the same for all of them."""
-        return SequentialRefit(self.dense, self.graph, self._parts[0], sensed=self._sensed)
+        return SequentialRefit(self.dense, self.graph, self._parts[0], matters=self._matters)
 
 
 def shaped(cutter: Cutter, counts: Mapping[str, int]) -> nn.Module:
@@ -193,10 +194,17 @@ class _Cut:
     Sparse layers too, unless another refit follows: theirs takes iterations, not a solution that can be remembered.
     """
 
-    def __init__(self, network: nn.Module, graph: ModelGraph, moments: AllMoments | None, sparse: bool = True) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        graph: ModelGraph,
+        moments: AllMoments | None,
+        sparse: bool = True,
+        remember: bool = True,
+    ) -> None:
         self._network, self._graph, self._sparse = network, graph, sparse
         self._cutter = Cutter(network, graph)
-        self._refitter = None if moments is None else Refitter(network, graph, moments)
+        self._refitter = None if moments is None else Refitter(network, graph, moments, remember)
 
     def fork(self) -> _Cut:
         """The same, with a network of its own; what the refits have solved is shared."""

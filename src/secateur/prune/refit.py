@@ -18,6 +18,7 @@ from secateur.prune.cut import places
 from secateur.prune.moments import AllMoments, Moments
 from secateur.prune.offset import shift
 from secateur.prune.solve import masked_least_squares, solve_positive
+from secateur.prune.wide import in_blocks
 from secateur.sparse import mask_of
 
 RIDGE = 1e-4
@@ -27,16 +28,17 @@ REMEMBERED = 2**30
 
 
 class Refitter:
-    """Refits the consumers of any candidate, from moments collected once."""
+    """Refits the consumers of any candidate, from moments collected once. With `remember`, what may come back in later
+    candidates is kept."""
 
-    def __init__(self, model: nn.Module, graph: ModelGraph, moments: AllMoments) -> None:
+    def __init__(self, model: nn.Module, graph: ModelGraph, moments: AllMoments, remember: bool = True) -> None:
         self.graph = graph
         self.moments = moments
         self._weight = {name: weight_of(model, graph.layer[name]) for name in moments}
         self._fitted = [name for name in moments if matrix_of(graph.layer[name]).alone]
         self._products: dict[str, Tensor] = {}
         self._solved: dict[tuple[str, bytes], tuple[Tensor, Tensor]] = {}
-        self._bytes = 0
+        self._bytes, self._most = 0, REMEMBERED if remember else 0
         self._lock = threading.Lock()
 
     def apply(self, candidate: nn.Module, kept: Kept, sparse: bool = True) -> None:
@@ -74,23 +76,31 @@ class Refitter:
 
     def _remember(self, key: tuple[str, bytes], solution: tuple[Tensor, Tensor]) -> None:
         with self._lock:
-            if key in self._solved:  # by another thread meanwhile
+            if not self._most or key in self._solved:  # by another thread meanwhile
                 return
-            while self._solved and self._bytes > REMEMBERED:
+            while self._solved and self._bytes > self._most:
                 self._bytes -= self._solved.pop(next(iter(self._solved)))[0].nbytes
             self._bytes += solution[0].nbytes
             self._solved[key] = solution
 
     def solve(self, layer: Layer, inward: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Weights [out, features kept] on the input channels `inward`, and the offset [out] they leave."""
-        moments, products, kept = self.moments[layer.name], self._with_moments(layer), self._features(layer, inward)
+        moments, kept = self.moments[layer.name], self._features(layer, inward)
+        blocks, size = len(moments.square) // layer.groups, moments.square.shape[1]
+        of_block = [kept[kept // size == block] - block * size for block in range(blocks)]
         rows, offsets = [], []
-        for group, weight in enumerate(self._by_group(layer)):
-            solution = solve_positive(_kept(moments, group, kept), products[group][:, kept].T).T
-            rows.append(solution)
-            offsets.append(_mean_lost(moments, group, weight, solution, kept))
+        for group in range(layer.groups):
+            solved = [self._solve_block(layer, group * blocks + number, one) for number, one in enumerate(of_block)]
+            rows.append(torch.cat([solution for solution, _ in solved], 1))
+            offsets.append(torch.stack([offset for _, offset in solved]).sum(0))
         precision = self._weight[layer.name].dtype
         return torch.cat(rows).to(precision), torch.cat(offsets).to(precision)
+
+    def _solve_block(self, layer: Layer, number: int, kept: Tensor) -> tuple[Tensor, Tensor]:
+        """The same of one block of features, of which some are kept."""
+        moments, weight = self.moments[layer.name], self._in_blocks(layer)[number]
+        solution = solve_positive(_kept(moments, number, kept), self._with_moments(layer)[number][:, kept].T).T
+        return solution, _mean_lost(moments, number, weight, solution, kept)
 
     def solve_masked(
         self, layer: Layer, inward: npt.NDArray[np.int64] | None, outward: Tensor | slice, mask: Tensor
@@ -104,15 +114,19 @@ class Refitter:
         offset = _mean_lost(moments, 0, weight.to(square.dtype), solution, kept)
         return solution.to(weight.dtype), offset.to(weight.dtype)
 
-    def _by_group(self, layer: Layer) -> Tensor:
-        """The dense weight [groups, out, features of a group], as precise as the moments."""
-        return self._weight[layer.name].flatten(2).to(self.moments[layer.name].square.dtype)
+    def _in_blocks(self, layer: Layer) -> Tensor:
+        """The dense weight [groups * blocks, out, features of a block], as precise as the moments."""
+        square = self.moments[layer.name].square
+        return in_blocks(self._weight[layer.name].flatten(2), len(square) // layer.groups).to(square)
 
     def _with_moments(self, layer: Layer) -> Tensor:
-        """The dense weight times the moments, [groups, out, features of a group]: the same for every candidate."""
-        if layer.name not in self._products:
-            self._products[layer.name] = self._by_group(layer) @ self.moments[layer.name].square
-        return self._products[layer.name]
+        """The dense weight times the moments, as it is in blocks: the same for every candidate."""
+        known = self._products.get(layer.name)
+        if known is None:
+            known = self._in_blocks(layer) @ self.moments[layer.name].square
+            if self._most:
+                self._products[layer.name] = known
+        return known
 
     def _features(self, layer: Layer, inward: npt.NDArray[np.int64]) -> Tensor:
         """Columns of the matrix form of the weight that belong to the input channels, in one group."""
@@ -122,14 +136,14 @@ class Refitter:
         return (local[:, None] * area + torch.arange(area)).ravel().to(weight.device)
 
 
-def _kept(moments: Moments, group: int, kept: Tensor) -> Tensor:
-    """The moments of the features kept, [kept, kept], to be solved."""
-    square = moments.square[group][kept][:, kept]
+def _kept(moments: Moments, number: int, kept: Tensor) -> Tensor:
+    """The moments of a block's features kept, [kept, kept], to be solved."""
+    square = moments.square[number][kept][:, kept]
     square.diagonal().add_(RIDGE * square.diagonal().mean() + 1e-12)
     return square
 
 
-def _mean_lost(moments: Moments, group: int, weight: Tensor, solution: Tensor, kept: Tensor) -> Tensor:
+def _mean_lost(moments: Moments, number: int, weight: Tensor, solution: Tensor, kept: Tensor) -> Tensor:
     """What the mean of the output [out] lost, where the offset can make up for it."""
-    mean = moments.mean[group]
+    mean = moments.mean[number]
     return weight @ mean - solution @ mean[kept] if moments.centred else weight.new_zeros(len(weight))

@@ -76,7 +76,7 @@ class Pair:
 
 def rotate(model: nn.Module, graph: ModelGraph, calibration: Calibration, sensed: Sensitivity) -> Sensitivity:
     """Turn the dims of heads in place, where the answers stay what they are. What is sensed is turned with them."""
-    pairs = [pair for group in graph.prunable if (pair := _pair(graph, group)) and pair.seen.module in sensed.square]
+    pairs = [pair for group in graph.prunable if (pair := _pair(graph, group)) and _weighs(pair, sensed)]
     if not pairs:
         return sensed
     few = calibration.head(EXAMPLES)
@@ -94,6 +94,12 @@ def rotate(model: nn.Module, graph: ModelGraph, calibration: Calibration, sensed
             mine = torch.einsum("hde,href,hdf->hrd", by, moments[part], by)
             energy[part.module] = energy[part.module].index_put((torch.tensor(0), part.index), mine)
     return Sensitivity(square, energy, sensed.matters)
+
+
+def _weighs(pair: Pair, sensed: Sensitivity) -> bool:
+    """Whether it is known how changes weigh, of all outputs of both together."""
+    known = [sensed.square.get(part.module) for part in (pair.first, pair.second)]
+    return pair.seen.module in sensed.square and all(square is None or len(square) == 1 for square in known)
 
 
 def _pair(graph: ModelGraph, group: ChannelGroup) -> Pair | None:
@@ -153,7 +159,7 @@ def _moments(
 
 def _weighed(model: nn.Module, part: Part, sensed: Sensitivity) -> Tensor:
     """How changes of the dims of each head weigh, [heads, dims, dims]."""
-    square, index = sensed.square[part.module][0], part.index
+    square, index = sensed.square[part.module][0].double(), part.index
     if part.side == "out":
         return square[index[..., :, None], index[..., None, :]].sum(1)
     weight = weight_of(model, part.layer).cpu().double().flatten(2)[0][:, index]
@@ -197,7 +203,7 @@ def _turned(square: Tensor, part: Part, by: Tensor) -> Tensor:
     whole = torch.eye(square.shape[1], dtype=square.dtype)
     for repeat in range(part.index.shape[1]):
         index = part.index[:, repeat]
-        whole[index[:, :, None], index[:, None, :]] = by
+        whole[index[:, :, None], index[:, None, :]] = by.to(whole)
     turned: Tensor = whole @ square @ whole.T
     return turned
 

@@ -32,12 +32,12 @@ from secateur.prune.calibration import Calibration
 from secateur.prune.offset import bias_behind
 from secateur.prune.rows import outputs
 from secateur.prune.shrink import own_moments, shrink
+from secateur.prune.wide import blocks_of, precision
 
 EXAMPLES = 128
 """Examples that gradients are taken of: twice as many change no order that matters."""
-BATCH = 32
-WIDEST = 8192
-"""Outputs beyond which a layer's gradients are not collected (0.5 GB each in double precision)."""
+BATCH, HELD = 32, 2**27
+"""Examples that pass forward and back at once; fewer where all layers' outputs would have more elements than that."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,9 +48,10 @@ class Sensitivity:
     """
 
     square: Mapping[str, Tensor] = field(default_factory=dict)
-    """E[g g^T], summed over the positions of an example, [groups, out, out], double precision."""
+    """E[g g^T], summed over an example's positions, [groups * blocks, out, out]: in double precision unless they
+    are wide, and those of a very wide layer in blocks of its outputs (`prune.wide`)."""
     energy: Mapping[str, Tensor] = field(default_factory=dict)
-    """The mean square of the outputs themselves, [groups, out]."""
+    """The mean square of the outputs themselves, [groups * blocks, out]."""
     matters: Mapping[str, Tensor] = field(default_factory=dict)
     """[examples, positions], false where no answer depends on the output (padded tokens); only where there are such."""
 
@@ -74,7 +75,7 @@ def sense(model: nn.Module, graph: ModelGraph, calibration: Calibration) -> Sens
     generator = torch.Generator().manual_seed(0)
     seen = 0
     try:
-        for batch in calibration.batches(BATCH):
+        for batch in calibration.batches(_at_once(graph)):
             if seen >= EXAMPLES and all(mine.everywhere for mine in sums.values()):
                 break
             with _by_gradients(model):
@@ -91,6 +92,12 @@ def sense(model: nn.Module, graph: ModelGraph, calibration: Calibration) -> Sens
     )
 
 
+def _at_once(graph: ModelGraph) -> int:
+    """Examples of a batch: what all layers give is held until the pass back."""
+    each = sum(layer.out_channels * layer.positions for layer in graph.layers)
+    return min(max(HELD // max(each, 1), 1), BATCH)
+
+
 def _weighed(graph: ModelGraph) -> set[str]:
     """Layers whose outputs' changes are weighed: those that read what can be cut, those that make what is not read by
     weights alone (queries and keys), and those that may be sparse."""
@@ -100,7 +107,11 @@ def _weighed(graph: ModelGraph) -> set[str]:
         found |= read
         if not read or not read.issuperset(group.consumers):
             found.update(group.producers)
-    return {name for name in found if name in graph.layer and graph.layer[name].out_channels <= WIDEST}
+    return {name for name in found if name in graph.layer and blocks_of(_width(graph.layer[name]))}
+
+
+def _width(layer: Layer) -> int:
+    return layer.out_channels // layer.groups
 
 
 def _gradients(
@@ -161,10 +172,11 @@ class _Sums:
     def __init__(self, layer: Layer, weighed: bool) -> None:
         self._layer, self._weighed = layer, weighed
         self._once = matrix_of(layer).runs == 1
-        width = layer.out_channels // layer.groups if weighed else 0
-        self._square = torch.zeros(layer.groups, width, width, dtype=torch.float64)
-        self._energy = torch.zeros(layer.groups, width, dtype=torch.float64)
-        self._own = torch.zeros(layer.groups, dtype=torch.float64)
+        blocks = blocks_of(_width(layer)) or 1
+        self._parts, width = layer.groups * blocks, _width(layer) // blocks if weighed else 0
+        self._square = torch.zeros(self._parts, width, width, dtype=precision(width))
+        self._energy = torch.zeros(self._parts, width, dtype=torch.float64)
+        self._own = torch.zeros(self._parts, dtype=torch.float64)
         self._examples, self._rows = 0, 0
         self.matters: list[Tensor] = []
 
@@ -180,7 +192,7 @@ class _Sums:
 
     def add(self, output: Tensor, gradient: Tensor, squares: bool) -> None:
         """Those of a run, [N, positions, out]; without `squares`, only where they matter."""
-        g = self._by_group(gradient)
+        g = self._by_part(gradient)
         matters = (g != 0).any(-1).any(1)
         if (
             self._layer.kind == "linear" and self._once
@@ -191,20 +203,20 @@ class _Sums:
         rows = g.transpose(0, 1).flatten(1, 2)
         self._square += (rows.transpose(1, 2) @ rows).to(self._square)
         self._own += (own_moments(g.transpose(0, 1)) * g.shape[2] ** 2).to(self._own)
-        y = self._by_group(output) * matters[:, None, :, None]
+        y = self._by_part(output) * matters[:, None, :, None]
         self._energy += y.square().sum((0, 2)).to(self._energy)
         self._rows += int(matters.sum())
         self._examples += len(g)
 
-    def _by_group(self, y: Tensor) -> Tensor:
-        """[examples, groups, positions, out channels of a group]."""
-        found: Tensor = y.unflatten(2, (self._layer.groups, -1)).transpose(1, 2)
+    def _by_part(self, y: Tensor) -> Tensor:
+        """[examples, groups * blocks, positions, outputs of each]."""
+        found: Tensor = y.unflatten(2, (self._parts, -1)).transpose(1, 2)
         return found
 
     def square(self) -> Tensor:
         """The mean over examples of what all runs add up to; what two outputs have in common, shrunk by how few
         examples tell of it."""
-        square = self._square / self._examples * matrix_of(self._layer).runs
+        square = self._square.div_(self._examples).mul_(matrix_of(self._layer).runs)
         shrink(square, self._own * matrix_of(self._layer).runs ** 2, self._examples)
         return square
 

@@ -9,7 +9,7 @@ One forward pass of the pruned network does it: weights change while the pass go
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -31,15 +31,17 @@ from secateur.graph import (
 from secateur.prune.calibration import Calibration
 from secateur.prune.cut import places
 from secateur.prune.fit import Effort, Fitted, Rows, before_norm, fit
-from secateur.prune.moments import LARGEST
 from secateur.prune.rows import Taps, in_pieces, operand_rows, sample_positions, taps_at
-from secateur.prune.sensitivity import Sensitivity
 from secateur.prune.targets import Asked, Watched, beside, remembered
 
 MOST_ACTIVATIONS = 2**28
 """Elements of one layer's input and output, over all examples (1 GB)."""
 MOST_TAPS = 2**20
 """Numbers of input pixels that are remembered for one layer (8 MB)."""
+
+
+WIDEST = 2**14
+"""Input features beyond which a layer is not refitted (1 GB of moments, in one block)."""
 
 
 class SequentialRefit:
@@ -55,21 +57,20 @@ class SequentialRefit:
         graph: ModelGraph,
         calibration: Calibration,
         effort: Effort | None = None,
-        sensed: Sensitivity | None = None,
+        matters: Mapping[str, Tensor] | None = None,
         many: bool = False,
     ) -> None:
         self.graph = graph
         self.effort = effort = effort or Effort()
         self.calibration = calibration.head(_affordable(graph))
         self.layers = [layer for layer in with_matrix(graph.layers) if _can_be_fitted(layer)]
-        matters = (sensed or Sensitivity()).matters
         self._positions = {
             layer.name: sample_positions(
                 layer,
                 len(self.calibration),
                 effort.rows,
                 effort.fewest if layer.groups == 1 else effort.grouped,
-                matters.get(layer.name),
+                (matters or {}).get(layer.name),
             )
             for layer in self.layers
         }
@@ -140,7 +141,7 @@ class SequentialRefit:
 def _can_be_fitted(layer: Layer) -> bool:
     """Whether its weights are its own, small enough to solve, and used once, on rows that all stay."""
     matrix = matrix_of(layer)
-    return matrix.alone and matrix.runs == 1 and layer.features <= LARGEST and not layer.repeats.groups
+    return matrix.alone and matrix.runs == 1 and layer.features <= WIDEST and not layer.repeats.groups
 
 
 def _affordable(graph: ModelGraph) -> int:

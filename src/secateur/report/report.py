@@ -23,7 +23,7 @@ class Row:
     """One network of the comparison: the dense one, one pruned by a rule, or the one the search found.
 
     Accuracies are fractions in [0, 1]; `score` is top-1 on the data that scored plans, `before` and
-    `after` are on the test data, before and after fine-tuning.
+    `after` are on the test data, before and after fine-tuning (the same where that was undone).
     """
 
     name: str
@@ -78,6 +78,9 @@ class Report:
     it was measured too, or for a budget in milliseconds as it was told."""
     terms: tuple[dict[str, float], ...] = ()
     """Where the reward is a sum: its terms in each trial of the delivered row's search, empty where one failed."""
+
+    undone: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Row name -> its scores before and after fine-tuning, where that made it worse: it stays as it was before."""
 
     def __post_init__(self) -> None:
         names = [row.name for row in self.rows]

@@ -62,7 +62,8 @@ def asked(report: Report) -> str:
 
 
 def told(report: Report) -> list[str]:
-    """What tells latency and energy, and what a budget held by measurement came to: a sentence each."""
+    """What tells latency and energy, what a budget held by measurement came to, and which rows are better without
+    fine-tuning: a sentence each."""
     names = {"latency_ms": "latency", "energy_mj": "energy"}
     found = [f"{names.get(metric, metric)} by {source}" for metric, source in report.sources.items()]
     if report.measured is not None:
@@ -71,6 +72,9 @@ def told(report: Report) -> list[str]:
         if "of latency_ms" not in report.budget and whole:  # then it was held in milliseconds
             told = f"{three_digits(report.measured * whole)} ms"
         found.append(f"measured here, the delivered network takes {told}")
+    for name, (before, after) in report.undone.items():
+        scores = f"score {before:.4f} before, {after:.4f} after"
+        found.append(f"{name} stays as it was before fine-tuning, which made it worse: {scores}")
     return found
 
 
