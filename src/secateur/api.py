@@ -159,16 +159,17 @@ def _evaluators(
 ) -> list[Evaluator]:
     """One for each worker, with a candidate and an engine of its own."""
     folded, inputs = fold_norms(pruner.dense, space.graph), pruner.calibration.inputs
+    pruners = [pruner, *(pruner.fork() for _ in range(settings.workers - 1))]
     return [
         Evaluator(
-            pruner.fork().candidate,
+            each.candidate,
             space,
             evaluate,
             settings.reward,
             engine(settings.engine, folded, example, inputs),
             dense,
         )
-        for _ in range(settings.workers)
+        for each in pruners
     ]
 
 

@@ -30,7 +30,7 @@ class Site:
 
     `width` counts units: channels, or sets of channels that a grouped convolution ties together; where `granularity`
     is a pattern of sparsity, equal parts of a layer's weights. A count is a multiple of `step` or the whole width, and
-    never below `least`.
+    never below `least`, but may be nothing where a `bypass` leaves the site's whole branch out.
     """
 
     key: str
@@ -38,10 +38,14 @@ class Site:
     step: int = 1
     least: int = 1
     granularity: str = "channel"
+    bypass: bool = False
 
     def count(self, keep: float) -> int:
-        """Units kept for a fraction: rounded to the nearest step, within [least, width]."""
+        """Units kept for a fraction: rounded to the nearest step, within [least, width], or to nothing if that is
+        nearer."""
         units = keep * self.width
+        if self.bypass and units < self.least / 2:
+            return 0
         rounded = round(units / self.step) * self.step
         if abs(self.width - units) < abs(rounded - units):
             rounded = self.width
@@ -55,12 +59,17 @@ class Site:
     def counts(self) -> tuple[int, ...]:
         """Every count a plan may choose here, ascending."""
         stepped = range(self.least, self.width, self.step)
-        return (*stepped, self.width)
+        return (*([0] if self.bypass else []), *stepped, self.width)
+
+    @property
+    def fewest(self) -> int:
+        """The least of them."""
+        return self.counts[0]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Site key -> fraction kept. A key that is absent is kept whole."""
+    """Site key -> fraction kept; 0 leaves out a residual branch, where it may. A key that is absent is kept whole."""
 
     keeps: Mapping[str, float]
 
@@ -68,8 +77,8 @@ class Plan:
         if not isinstance(self.keeps, Mapping):
             raise PlanError(f"a plan is a dict of names and fractions kept, not a {type(self.keeps).__name__}")
         for key, keep in self.keeps.items():
-            if not (isinstance(keep, Real) and 0.0 < keep <= 1.0):
-                raise PlanError(f"plan keeps {keep!r} of {key!r}; give a fraction in (0, 1]")
+            if not (isinstance(keep, Real) and 0.0 <= keep <= 1.0):
+                raise PlanError(f"plan keeps {keep!r} of {key!r}; give a fraction in [0, 1]")
         plain = {key: keep if isinstance(keep, int) else float(keep) for key, keep in self.keeps.items()}
         object.__setattr__(self, "keeps", plain)
 
@@ -91,7 +100,7 @@ class Plan:
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> Self:
-        """Read back what `to_json` gave; raises PlanError where a value is not a fraction in (0, 1]."""
+        """Read back what `to_json` gave; raises PlanError where a value is not a fraction in [0, 1]."""
         return cls({str(key): value for key, value in raw.items()})
 
 

@@ -35,7 +35,7 @@ def print_inspection(job: Job) -> None:
         f"{round(accuracy(images, labels)(stuff.model) * len(labels))} right (if you expect more: are weights, mean "
         "and std, and the order of the classes those of its training?)"
     )
-    least = space.cost({site.key: site.least for site in space.sites}) / space.cost.dense
+    least = space.cost({site.key: site.fewest for site in space.sites}) / space.cost.dense
     console.print(
         f"dense: {graph.dense.macs:,} MACs, {graph.dense.params:,} parameters, {graph.dense.bytes:,} bytes\n"
         f"budget: {job.budget}, in {number} step{'s' if number > 1 else ''}; "

@@ -15,6 +15,8 @@ from secateur.graph import Counts, Held, Layer, ModelGraph
 from secateur.plan import Costs
 
 Curve = npt.NDArray[np.float64]
+STORED = ("params", "bytes")
+"""Metrics of what a file holds, not of what runs."""
 
 
 class NetworkCost:
@@ -28,6 +30,7 @@ class NetworkCost:
         self._settled: dict[str, Curve] = {}
         self._touched: dict[str, list[tuple[Layer | _Vectors, list[tuple[str, int]]]]] = {}
         self._vectors = [*_vectors(graph, model)]
+        self._bypass = frozenset(group.key for group in graph.groups if group.bypass)
         self._whole: dict[str, float] = {}
         for key in (*graph.group, *graph.sparse):
             layers: list[Layer | _Vectors] = [layer for layer in graph.layers if key in layer.keys]
@@ -48,12 +51,20 @@ class NetworkCost:
         return float(cost)
 
     def _price(self, layer: Layer | _Vectors, counts: Mapping[str, Any]) -> Any:
-        """Of one layer: a number, or an array where the counts are arrays."""
+        """Of one layer: a number, or an array where the counts are arrays.
+
+        Where a site keeps nothing, layers that have no inputs or outputs left do not run: they take no time, but one
+        unit of them is stored, and the products and norms between them go on with one unit.
+        """
+        empty = [key for key in layer.keys & self._bypass if not np.all(counts.get(key, 1))]
+        one = {**counts, **{key: np.maximum(counts[key], 1) for key in empty}} if empty else counts
         if isinstance(layer, _Vectors):
-            return layer.price(counts)
-        layer = layer.at(counts)
-        sizes = layer.inputs.size(counts), layer.outputs.size(counts)
-        return self.model.layer_cost(layer, *sizes, layer.densities(counts))
+            return layer.price(one)
+        cut = layer.at(one)
+        price = self.model.layer_cost(cut, cut.inputs.size(one), cut.outputs.size(one), cut.densities(one))
+        if not empty or not layer.weight or self.model.metric in STORED:
+            return price
+        return price * (np.minimum(layer.inputs.size(counts), layer.outputs.size(counts)) > 0)
 
     def step(self, counts: Counts, key: str, count: int) -> float:
         """How much the cost changes when `key` goes from `counts[key]` to `count`."""

@@ -23,7 +23,7 @@ from secateur.sparse import Pattern, dense_again, impose, masked_layers, pack, p
 
 FORMAT = "secateur-2"
 READ = ("secateur-1", FORMAT)
-SAID = ("widths", "shared", "sparse", "sizes", "sources", "opened", "hidden")
+SAID = ("widths", "shared", "sparse", "sizes", "sources", "opened", "bypassed", "hidden")
 """The words of a file beside its tensors, each with its value as JSON; of some, files of before had none."""
 
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from secateur.graph import OpenAttention, open_attention, unnested
+from secateur.graph import BYPASSED, OpenAttention, open_attention, unnested
 from secateur.graph.scope import has_columns, source_of
 from secateur.graph.stated import says_size
-from secateur.prune import Restated, layers_of, restate
+from secateur.prune import Bypassed, Restated, bypass, layers_of, restate
 
 
 def said_of(model: nn.Module) -> dict[str, Any]:
@@ -22,6 +22,7 @@ def said_of(model: nn.Module) -> dict[str, Any]:
         "sizes": stated,
         "sources": {name: _digest(model.get_submodule(name)) for name in stated},
         "opened": [name for name, module in model.named_modules() if isinstance(module, OpenAttention)],
+        "bypassed": [name for name, module in model.named_modules() if isinstance(module, Bypassed)],
     }
 
 
@@ -34,6 +35,11 @@ def state_again(model: nn.Module, said: Mapping[str, Any]) -> None:
         attention = model.get_submodule(name)
         if isinstance(attention, nn.MultiheadAttention):
             open_attention(attention)
+    for name in said.get("bypassed", []):
+        layer = model.get_submodule(name)
+        if not isinstance(layer, BYPASSED):
+            raise ValueError(f"{name} is no layer that can be left out")
+        bypass(layer)
     unnested(model)
     _restate(model, said.get("sizes", {}), said.get("sources", {}))
 

@@ -1,6 +1,7 @@
 """WHAT THE NETWORK IS: its axes, layers and sites, and how they are read from a model."""
 
 from secateur.graph.attention import OpenAttention, open_attention, opened, unnested
+from secateur.graph.branches import BYPASSED, bypassed, may_be_bypassed, structural, with_bypasses
 from secateur.graph.count import count_costs
 from secateur.graph.entries import PICKED, entries_named, entries_of, with_entries
 from secateur.graph.extent import Extent, Index, Kept
@@ -58,6 +59,7 @@ from secateur.graph.trace import Traced, examples_of, follow, trace
 
 __all__ = [
     "BATCH_NORMS",
+    "BYPASSED",
     "PICKED",
     "PRODUCERS",
     "QUERY_KEY",
@@ -97,6 +99,7 @@ __all__ = [
     "as_operators",
     "best_layout",
     "bias_of",
+    "bypassed",
     "computes_more",
     "copied",
     "count_costs",
@@ -112,6 +115,7 @@ __all__ = [
     "kind_of",
     "laid_out",
     "matrix_of",
+    "may_be_bypassed",
     "may_be_sparse",
     "name_of",
     "nodes",
@@ -122,6 +126,7 @@ __all__ = [
     "private_copy",
     "sliced",
     "sparsities_named",
+    "structural",
     "tensor_of",
     "tensors_in",
     "trace",
@@ -130,6 +135,7 @@ __all__ = [
     "watch",
     "weight_of",
     "where_raised",
+    "with_bypasses",
     "with_entries",
     "with_matrix",
     "with_reasons",

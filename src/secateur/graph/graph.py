@@ -125,7 +125,8 @@ class Layer:
         area = int(np.prod(self.kernel))
         if self.kind == "depthwise":
             return keep_out * area
-        groups = self.groups if isinstance(self.groups, int) else np.maximum(self.groups, 1)  # see `at`
+        # See `at`; of groups that keep nothing there are none.
+        groups = max(self.groups, 1) if isinstance(self.groups, int) else np.maximum(self.groups, 1)
         return keep_out * keep_in * area // groups
 
     @property
@@ -202,6 +203,8 @@ class ChannelGroup:
     fixed: str = ""
     entry: bool = False
     """Whether it is one layer's choice of its own input channels (see `entries`)."""
+    bypass: bool = False
+    """Whether it may keep nothing: then its residual branch is left out (see `branches`)."""
 
     @property
     def made(self) -> tuple[Slice, ...]:

@@ -48,10 +48,15 @@ def _refuse(model: nn.Module) -> None:
         raise TraceError(f"the network is wrapped for several devices ({type(model).__name__}): give its .module")
 
 
-def copied(model: nn.Module) -> nn.Module:
-    """A deep copy; results that a forward keeps (`self.feature = y`) are copied without what they were made from."""
+def copied(model: nn.Module, share: bool = False) -> nn.Module:
+    """A deep copy; results that a forward keeps (`self.feature = y`) are copied without what they were made from.
+
+    With `share`, its parameters and buffers are the model's own: for what replaces tensors and never writes into them.
+    """
     kept = [x for module in model.modules() for x in tree_leaves(_plain(module)) if isinstance(x, Tensor)]
     memo: dict[int, Any] = {id(x): x.detach().clone() for x in kept if not x.is_leaf}
+    if share:
+        memo |= {id(x): x for x in (*model.parameters(), *model.buffers())}
     return copy.deepcopy(model, memo)
 
 

@@ -1,5 +1,6 @@
 """HOW A PLAN IS APPLIED: channel choice, cutting, least-squares refit, proof."""
 
+from secateur.prune.bypass import Bypassed, bypass
 from secateur.prune.calibration import Batch, Calibration
 from secateur.prune.cut import Cutter, set_attributes, set_sizes, set_tensor, ties
 from secateur.prune.entry import Picking, pick
@@ -13,6 +14,7 @@ from secateur.prune.sequence import SequentialRefit
 
 __all__ = [
     "Batch",
+    "Bypassed",
     "Calibration",
     "Criterion",
     "Cutter",
@@ -23,6 +25,7 @@ __all__ = [
     "Pruner",
     "Restated",
     "SequentialRefit",
+    "bypass",
     "counts_of_plan",
     "disagreement",
     "fold_norms",

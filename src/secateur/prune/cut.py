@@ -18,11 +18,14 @@ from secateur.graph import (
     ModelGraph,
     Side,
     StatedSize,
+    bypassed,
     copied,
     forgetful,
     opened,
+    structural,
     tensor_of,
 )
+from secateur.prune.bypass import Bypassed, bypass_only
 from secateur.prune.entry import pick_all
 from secateur.prune.restate import Layers, grouped, layers_of, restate
 
@@ -48,6 +51,8 @@ def lossy(graph: ModelGraph, kept: Kept) -> dict[str, npt.NDArray[np.int64]]:
         group = graph.group[key]
         if group.fixed:
             raise PlanError(f"{key} cannot be cut: {group.fixed}. Take it out of the plan")
+        if not len(units) and not group.bypass:
+            raise PlanError(f"{key} has to keep something: it is not the inside of a residual branch")
         if len(units) < group.width:
             lost[key] = np.asarray(units, dtype=np.int64)
     return lost
@@ -61,7 +66,7 @@ class Cutter:
 
     def __init__(self, model: nn.Module, graph: ModelGraph) -> None:
         self.dense = model
-        self.model = opened(copied(model))
+        self.model = opened(copied(model, share=True))
         self.graph = graph
         self._modules = dict(self.model.named_modules())
         self._stated = layers_of(self.model)
@@ -71,11 +76,17 @@ class Cutter:
         named = [*self.model.named_parameters(), *self.model.named_buffers()]
         self._dense = {name: tensor.detach() for name, tensor in named}
         self._ties = ties(self.model)
+        self._never_run = {name for name, module in self._modules.items() if isinstance(module, Bypassed)}
         self._lost: Kept = {}
 
     def cut(self, kept: Kept) -> nn.Module:
-        """Give the private copy the kept channels of the dense network, and return it."""
-        self._lost = lost = lossy(self.graph, kept)
+        """Give the private copy the kept channels of the dense network, and return it.
+
+        Where a group keeps nothing, its layers are bypassed; all that the code around them sees is one unit.
+        """
+        left_out = {layer.name for layer in bypassed(self.graph, {key: len(units) for key, units in kept.items()})}
+        bypass_only(self.model, left_out | self._never_run)
+        self._lost = lost = lossy(self.graph, structural(kept))
         alive: dict[Extent, Tensor] = {}
         for name, tensor in self._dense.items():
             held = self.graph.tensor.get(name)

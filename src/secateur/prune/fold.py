@@ -24,8 +24,9 @@ from secateur.graph import (
 
 
 def fold_norms(model: nn.Module, graph: ModelGraph) -> nn.Module:
-    """A copy in eval mode in which every batch norm that alone reads a layer is part of that layer."""
-    folded = copied(model).eval()
+    """A copy in eval mode in which every batch norm that alone reads a layer is part of that layer; other tensors are
+    the model's own."""
+    folded = copied(model, share=True).eval()
     for layer in graph.layers:
         module = _found(folded, layer.name)
         if layer.norm is None or module is None:  # what runs a weight by itself has no place for an offset

@@ -28,9 +28,12 @@ from secateur.graph import (
     StatedSize,
     Traced,
     forgetful,
+    may_be_bypassed,
     plain_kernels,
+    structural,
     tensors_in,
     where_raised,
+    with_bypasses,
     with_reasons,
 )
 from secateur.prune.alike import near, same
@@ -63,7 +66,20 @@ def prove(traced: Traced) -> ModelGraph:
     if not proven.prunable:
         found = "; ".join(f"{group.key}: {group.fixed}" for group in proven.groups[:5])
         raise TraceError(f"nothing of {type(traced.model).__name__} can be pruned ({found})")
-    return proven
+    return _with_bypasses(traced, proven)
+
+
+def _with_bypasses(traced: Traced, graph: ModelGraph) -> ModelGraph:
+    """The same graph, in which sites may keep nothing where that is proven too: all together, or else each alone."""
+    keys = may_be_bypassed(traced.model, graph)
+    if not keys:
+        return graph
+    able = with_bypasses(graph, frozenset(keys))
+    proof = _Proof(traced, able)
+    nothing = np.zeros(0, dtype=np.int64)
+    if proof.differs_without(dict.fromkeys(keys, nothing)):
+        keys = [key for key in keys if not proof.differs_without({key: nothing})]
+    return with_bypasses(graph, frozenset(keys))
 
 
 def _proven(traced: Traced, graph: ModelGraph) -> ModelGraph:
@@ -170,6 +186,10 @@ class _Proof:
                 return self._known[place]
         return ""
 
+    def differs_without(self, kept: Kept) -> str:
+        """Why a network of whose groups some keep nothing answers otherwise than it must; empty if it does not."""
+        return self._differs_in(kept)
+
     def _differs_in(self, kept: Kept) -> str:
         """Why the network that keeps these answers otherwise than it must."""
         numbers = Numbers()
@@ -202,7 +222,7 @@ class _Proof:
 
     def _cut(self, kept: Kept, numbers: Numbers, training: bool = False) -> list[Tensor] | str:
         """What the cut network answers, its sizes put right, and its numbers these; or why it does not run."""
-        counts = {key: len(units) for key, units in kept.items()}
+        counts = {key: len(units) for key, units in structural(kept).items()}
         try:
             model = self._cutter.cut(kept).train(training)
             checking = Checking(self.graph.sizes, counts, numbers)

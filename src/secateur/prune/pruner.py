@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.errors import PlanError
-from secateur.graph import Kept, Layer, ModelGraph, Sparsity, copied, private_copy
+from secateur.graph import Kept, Layer, ModelGraph, Sparsity, copied, private_copy, structural
 from secateur.plan import Plan
 from secateur.prune.calibration import Calibration
 from secateur.prune.checking import restate_where_needed
@@ -116,7 +116,7 @@ class Pruner:
 
     def _cut(self, cut: _Cut, counts: Mapping[str, int]) -> tuple[nn.Module, Kept]:
         kept = self.kept(counts)
-        return cut(kept, masks(self.graph, self.weight_orders, counts, kept)), kept
+        return cut(kept, masks(self.graph, self.weight_orders, counts, structural(kept))), structural(kept)
 
     def candidate(self, counts: Mapping[str, int]) -> nn.Module:
         """The cut and refitted network, its norms folded, valid until the next call; no copy is made."""
@@ -236,6 +236,8 @@ def counts_of_plan(plan: Plan, graph: ModelGraph) -> dict[str, int]:
         group = graph.group[key]
         if group.fixed and plan[key] < 1:
             raise PlanError(f"{key} cannot be cut: {group.fixed}. Take it out of the plan")
+        if not plan[key] and not group.bypass:
+            raise PlanError(f"{key} has to keep something: it is not the inside of a residual branch")
         if not group.fixed:
-            counts[key] = max(1, round(plan[key] * group.width))
+            counts[key] = max(1, round(plan[key] * group.width)) if plan[key] else 0
     return counts

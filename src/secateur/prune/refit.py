@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from secateur.graph import Kept, Layer, ModelGraph, matrix_of, weight_of
+from secateur.graph import Kept, Layer, ModelGraph, matrix_of, structural, weight_of
 from secateur.prune.cut import places
 from secateur.prune.moments import AllMoments, Moments
 from secateur.prune.offset import shift
@@ -23,7 +23,7 @@ from secateur.sparse import mask_of
 
 RIDGE = 1e-4
 """Added to the diagonal of every matrix of moments, as a fraction of its mean: rank-deficient inputs stay solvable."""
-REMEMBERED = 2**30
+REMEMBERED = 2**29
 """Bytes of solutions kept for later candidates: orders are nested, so the same input widths come back often."""
 
 
@@ -46,17 +46,20 @@ class Refitter:
 
         Without `sparse`, layers that lost weights are left to another refit.
         """
-        where, counts = places(self.graph, kept), {key: len(units) for key, units in kept.items()}
+        where, counts = places(self.graph, kept), {key: len(units) for key, units in structural(kept).items()}
         for name in self._fitted:
             layer, inward = self.graph.layer[name], where.get((name, "in"))
             mask = mask_of(candidate.get_submodule(name)) if layer.sparsities else None
             if (inward is None) if mask is None else (not sparse):
                 continue
             outward = where.get((name, "out"))
+            if outward is not None and not len(outward):  # it is bypassed
+                continue
             left = slice(None) if outward is None else torch.from_numpy(outward)
             weight, offset = self._refitted(layer, inward, left, mask)
-            target = weight_of(candidate, layer, counts)
-            target.copy_(weight.view(target.shape))
+            if weight.numel():  # a bypassed layer has but its bias
+                target = weight_of(candidate, layer, counts)
+                target.copy_(weight.view(target.shape))
             if self.moments[name].centred:
                 shift(candidate, layer, offset, counts)
 

@@ -39,7 +39,7 @@ def aim(space: SearchSpace, measured: Callable[[Plan], float]) -> float:
     proposer = Knapsack(learn=False).start(space)
     assert isinstance(proposer, Conditioned)
     dense, wanted = space.cost.dense, space.limit / space.cost.dense
-    least, limit = space.cost({site.key: site.least for site in space.sites}), space.limit
+    least, limit = space.cost({site.key: site.fewest for site in space.sites}), space.limit
     taken = 1.0
     for _ in range(AIMS):
         plan = proposer.propose(limit)
@@ -64,7 +64,7 @@ def meet(study: Study, measured: Callable[[Plan], float], plan: Plan) -> Met:
     """
     space, met = study.space, None
     dense, wanted = space.cost.dense, space.budget.limits(space.dense)[1] / space.cost.dense
-    least = space.cost({site.key: site.least for site in space.sites})
+    least = space.cost({site.key: site.fewest for site in space.sites})
     tries: list[tuple[float, float]] = []
     for _ in range(TRIES):
         predicted, taken = space.cost(space.counts(plan)) / dense, measured(plan)

@@ -46,7 +46,7 @@ class _RandomSearcher:
 
 def random_keeps(space: SearchSpace, rng: np.random.Generator) -> list[float]:
     """A fraction for each site, uniform between its least and 1."""
-    return [float(rng.uniform(site.keep(site.least), 1.0)) for site in space.sites]
+    return [float(rng.uniform(site.keep(site.fewest), 1.0)) for site in space.sites]
 
 
 WHOLE = 1e6
@@ -79,7 +79,7 @@ def apply_rule(space: SearchSpace, rule: Rule, limit: float | None = None) -> Pl
     made = {group.key for group in space.graph.groups if not group.entry}
     beside = [site.key not in made for site in space.sites]
     limit = space.limit if limit is None else limit
-    at_least = {site.key: site.width if alone else site.least for site, alone in zip(space.sites, beside, strict=True)}
+    at_least = {site.key: site.width if alone else site.fewest for site, alone in zip(space.sites, beside, strict=True)}
     if all(beside) or not any(beside) or space.cost(at_least) > limit:
         return space.fit(rule(len(space.sites)), limit)
     keeps = iter(rule(beside.count(False)))

@@ -29,7 +29,7 @@ class Episode:
         self._facts = site_facts(space)
         self._choices = [np.array(site.counts) for site in space.sites]
         self._dense = {site.key: site.width for site in space.sites}
-        self._floor = {site.key: site.least for site in space.sites}
+        self._floor = {site.key: site.fewest for site in space.sites}
         self._room = self.limit - space.cost(self._floor)
         self.reset()
 
@@ -49,7 +49,7 @@ class Episode:
     def least(self) -> float:
         """The smallest fraction that may be kept at the site now shown."""
         site = self.space.sites[self._number]
-        return site.keep(site.least)
+        return site.keep(site.fewest)
 
     @property
     def most(self) -> float:
@@ -65,8 +65,8 @@ class Episode:
         """The most units it may keep when the sites after it keep their least."""
         curve = self.space.cost.curve(self._at_least, site.key)
         choices = self._choices[self._number]
-        affordable = choices[curve[choices] - curve[site.least] <= self._spare]
-        return int(affordable[-1]) if len(affordable) else site.least
+        affordable = choices[curve[choices] - curve[site.fewest] <= self._spare]
+        return int(affordable[-1]) if len(affordable) else site.fewest
 
     def step(self, keep: float) -> Array:
         """Decide the site now shown; the next state, or the same facts with all decided at the end.
@@ -79,7 +79,7 @@ class Episode:
     def _decide(self, site: Site, count: int) -> Array:
         cost = self.space.cost
         least, dense = cost.curve(self._at_least, site.key), cost.curve(self._so_far, site.key)
-        self._spare -= least[count] - least[site.least]
+        self._spare -= least[count] - least[site.fewest]
         self._saved += dense[site.width] - dense[count]
         self._at_least[site.key] = self._so_far[site.key] = count
         self._keep_tm1 = site.keep(count)

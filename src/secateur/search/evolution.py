@@ -73,7 +73,7 @@ class History:
 
 def least_keeps(space: SearchSpace) -> Vector:
     """The least fraction of each site."""
-    return np.array([site.keep(site.least) for site in space.sites])
+    return np.array([site.keep(site.fewest) for site in space.sites])
 
 
 def keeps_of(space: SearchSpace, plan: Plan) -> Vector:

@@ -38,7 +38,7 @@ class Solver:
         whole = {site.key: site.width for site in self.space.sites}
         if self.space.cost(whole) <= limit:
             return whole
-        counts = {site.key: site.least for site in self.space.sites}
+        counts = {site.key: site.fewest for site in self.space.sites}
         if self.space.cost(counts) > limit:
             least = self.space.cost(counts) / self.space.cost.dense
             raise BudgetError(f"no plan costs as little as that: with every site at its least, {least:.1%} is left")

@@ -40,6 +40,8 @@ class SpaceSettings:
     """Whether residual streams are cut too, not only the insides of blocks."""
     entries: bool = False
     """Whether convolutions that read a stream which is not cut may each leave out some of its channels."""
+    depth: bool = False
+    """Whether the inside of a residual branch may keep nothing: its block becomes its shortcut."""
     leave: tuple[str, ...] = ()
     """Names, or patterns such as `layer1.*`, of groups to leave alone."""
     sparsity: dict[str, str | tuple[str, ...]] = field(default_factory=dict)
@@ -83,7 +85,7 @@ class SpaceSettings:
         step = self.step or measured or default_step(group.width)
         step = min(step, group.width)
         least = math.ceil(max(self.min_keep * group.width, 1) / step) * step
-        return Site(group.key, group.width, step, min(least, group.width))
+        return Site(group.key, group.width, step, min(least, group.width), bypass=self.depth and group.bypass)
 
     def patterns(self, graph: ModelGraph) -> dict[str, list[Pattern]]:
         """The layers that may be sparse, and how. Raises BudgetError where a name stands for none."""
@@ -145,7 +147,7 @@ class SearchSpace:
         self.sites = tuple(sorted(sites, key=lambda site: rank[graph.layers_of(site.key)[0]]))
         self.cost = self._price(budget.metric)
         self.lowest, self.limit = budget.limits(self.dense)
-        least = self.cost({site.key: site.least for site in self.sites})
+        least = self.cost({site.key: site.fewest for site in self.sites})
         if least > self.lowest:
             raise BudgetError(
                 f"the budget of {budget} cannot be met{budget.hint}: with every site at its least, "
@@ -201,6 +203,8 @@ class SearchSpace:
             raise PlanError(f"{type(plan).__name__} is no Plan: build one by space.fit(keeps) or space.plan(counts)")
         if unknown := {*plan} - {site.key for site in self.sites}:
             raise PlanError(f"{min(unknown)} is no site of this search")
+        if empty := [site.key for site in self.sites if not plan[site.key] and not site.bypass]:
+            raise PlanError(f"{empty[0]} has to keep something: set depth = true where a residual branch may go")
         if (cost := self.cost(self.counts(plan))) > self.limit * (1 + 1e-9):
             raise PlanError(
                 f"the plan costs {cost:,.6g} {self.budget.metric}, more than the {self.limit:,.6g} that it may: "
@@ -232,7 +236,7 @@ class SearchSpace:
         step a site, on those that rounding took most from. Every searcher's plans come through here.
         """
         limit = self.limit if limit is None else limit
-        low, high = 0.0, 1.0 / min(keeps)
+        low, high = 0.0, 1.0 / min((keep for keep in keeps if keep), default=1.0)
         if self.cost(self._scaled(keeps, high)) <= limit:
             return self.plan(self._scaled(keeps, high))
         for _ in range(HALVINGS):
@@ -254,7 +258,7 @@ class SearchSpace:
             for site, keep in zip(self.sites, keeps, strict=True)
         }
         for site in sorted(self.sites, key=lambda site: -missing[site]):
-            more = min(counts[site.key] - counts[site.key] % site.step + site.step, site.width)
+            more = next((count for count in site.counts if count > counts[site.key]), site.width)
             extra = self.cost.step(counts, site.key, more)
             if more > counts[site.key] and extra <= spare:
                 counts[site.key] = more
