@@ -50,8 +50,15 @@ def _inside(modules: Mapping[str, nn.Module], graph: ModelGraph, group: ChannelG
     """The layers that a site leaves out when it keeps nothing; none where that cannot be done."""
     layers = bypassed(graph, {group.key: 0})
     read = [graph.layer[name] for name in group.consumers]
-    branch = all(layer in layers for layer in read) and any(layer.shortcut for layer in read)
+    branch = all(layer in layers for layer in read) and any(_runs_into_sum(graph, layer) for layer in read)
     return layers if branch and all(_is_plain(modules.get(layer.name), layer) for layer in layers) else ()
+
+
+def _runs_into_sum(graph: ModelGraph, layer: Layer) -> bool:
+    """Whether something else is added to what a layer gives, perhaps behind a scale: its branch does not begin the
+    stream."""
+    streams = [graph.group[key] for key in layer.outputs.groups if graph.group[key].stream]
+    return layer.shortcut is not None or any(layer.name != stream.producers[0] for stream in streams)
 
 
 def _is_plain(module: nn.Module | None, layer: Layer) -> bool:

@@ -23,8 +23,9 @@ from secateur.sparse import mask_of
 
 RIDGE = 1e-4
 """Added to the diagonal of every matrix of moments, as a fraction of its mean: rank-deficient inputs stay solvable."""
-REMEMBERED = 2**29
-"""Bytes of solutions kept for later candidates: orders are nested, so the same input widths come back often."""
+REMEMBERED, PRODUCTS = 2**29, 2**28
+"""Bytes kept for later candidates: of solutions, as orders are nested and the same input widths come back often; and of
+weights times moments, which all solutions of a layer begin with."""
 
 
 class Refitter:
@@ -127,7 +128,8 @@ class Refitter:
         known = self._products.get(layer.name)
         if known is None:
             known = self._in_blocks(layer) @ self.moments[layer.name].square
-            if self._most:
+            held = sum(product.nbytes for product in [*self._products.values()])
+            if self._most and held + known.nbytes <= PRODUCTS:
                 self._products[layer.name] = known
         return known
 
