@@ -35,8 +35,8 @@ DRAWS = 3
 TRIALS, QUICK_TRIALS = 40, 5
 OURS = ("uniform_refitted", "greedy", "secateur")
 METHODS = {
-    "minilm": ("uniform", "corp", "kwon", *OURS),
-    "lm": ("uniform", "wanda", "corp", "kwon", *OURS),
+    "minilm": ("uniform", "vbp", "corp", "kwon", *OURS),
+    "lm": ("uniform", "wanda", "vbp", "corp", "kwon", *OURS),
     "efficientnet_lite0": ("uniform", "torch_pruning", *OURS),
 }
 """What each network is pruned by."""

@@ -81,6 +81,14 @@ def test_kwon_scales_what_stays() -> None:
     assert rearranged(opposed, np.array([0])).tolist() == [2], "what two lose evens out"
 
 
+def test_vbp_takes_what_never_changes_and_keeps_its_mean() -> None:
+    given = task(0.83)
+    with torch.no_grad():
+        given.model.up.weight[::2], given.model.up.bias[::2] = 0.0, 3.0
+    assert apart(given, RIVALS["vbp"](given)) < 1e-6
+    assert apart(given, RIVALS["wanda"](given)) > 0.01
+
+
 @pytest.mark.parametrize("method", [*RIVALS])
 def test_every_rival_takes_mlps_alone(method: str) -> None:
     """Where attention is none that it knows, or the layers have no biases."""

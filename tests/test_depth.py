@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import secateur as sc
+from secateur.bundle import Writer, bundle_of
 from secateur.cost import EnergyEstimate, NetworkCost, latency_model
 from secateur.cost.analytic import Macs
 from secateur.errors import CheckpointError, PlanError
@@ -233,3 +234,16 @@ def test_what_is_read_elsewhere_too_is_made_up_for_there() -> None:
     for layer in (model.down, model.other):
         layer.weight.data.zero_()
     torch.testing.assert_close(small(x), model(x))
+
+
+def test_a_table_measures_layers_that_are_there() -> None:
+    model, x = network("residual")
+    space = SearchSpace(
+        sc.inspect(model, x[:1]),
+        sc.Budget(macs=0.99),
+        SpaceSettings(depth=True, min_keep=0.5),
+        [latency_model("pixel1")],
+    )
+    bundle = bundle_of(model, x[:1], space, Writer(lambda network, example, name: name))
+    assert all(count > 0 for facts in bundle["layers"] for count in (*facts["in_channels"], *facts["out_channels"]))
+    assert all(min(sizes[1:3]) > 0 for each in bundle["networks"] for sizes in each["layers"])

@@ -13,7 +13,10 @@ from compensation.corp import corp
 from compensation.kwon import kwon
 from compensation.magnitude import uniform, wanda
 from compensation.task import Block, Task
+from compensation.vbp import vbp
 
-RIVALS: dict[str, Callable[[Task], nn.Module]] = {"uniform": uniform, "wanda": wanda, "corp": corp, "kwon": kwon}
+RIVALS: dict[str, Callable[[Task], nn.Module]] = {
+    "uniform": uniform, "wanda": wanda, "vbp": vbp, "corp": corp, "kwon": kwon,
+}  # fmt: skip
 
 __all__ = ["RIVALS", "Block", "Task"]

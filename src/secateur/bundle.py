@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from secateur.cost.table import shape_of, times
 from secateur.graph import Example, Layer, ModelGraph, as_inputs, positional
+from secateur.plan import Site
 from secateur.prune import Cutter, fold_norms, shaped
 from secateur.search import SearchSpace
 from secateur.sparse import Pattern, impose
@@ -99,7 +100,7 @@ def _sizes(layer: Layer, side: str, space: SearchSpace) -> Iterator[int]:
     whole = {site.key: site for site in space.sites}
     cut = [key for key in extent.groups if key in whole and key not in layer.split.groups]
     for fraction in FRACTIONS:
-        counts = {key: whole[key].count(fraction) for key in cut}
+        counts = {key: _some(whole[key], fraction) for key in cut}
         yield extent.size(counts)
 
 
@@ -128,7 +129,12 @@ def _plans(space: SearchSpace) -> Iterator[Mapping[str, int]]:
     draw = Random(0)
     for _ in range(NETWORKS - 1):
         most = draw.uniform(0.2, 1.0)
-        yield {site.key: site.count(draw.uniform(0.1, most)) for site in space.sites}
+        yield {site.key: _some(site, draw.uniform(0.1, most)) for site in space.sites}
+
+
+def _some(site: Site, keep: float) -> int:
+    """Units for a fraction, never none: what is left out takes no time, which needs no measurement."""
+    return max(site.count(keep), site.least)
 
 
 def _layer(facts: Mapping[str, Any], keep_in: int, keep_out: int) -> tuple[nn.Module, Tensor]:
