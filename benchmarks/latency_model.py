@@ -23,9 +23,10 @@ import torch
 import secateur as sc
 from secateur.commands.profiling import STEP, How, make_table
 from secateur.cost import NetworkCost, latency_model
+from secateur.graph import Example, as_inputs, positional
 from secateur.prune import Cutter, fold_norms
 from secateur.runtimes import runtime_called
-from secateur.runtimes.sessions import Array, median_ms, open_session, random_inputs
+from secateur.runtimes.sessions import Array, median_ms, open_session
 from secateur.search import SearchSpace, SpaceSettings
 
 NETWORKS = ("resnet56", "mobilenet_v1")
@@ -65,10 +66,17 @@ def shown(row: dict[str, Any]) -> dict[str, Any]:
 
 def compare(name: str, runtime: str, runs: Path, plans: int) -> dict[str, Any]:
     """Both for every plan of one network on one runtime."""
-    runs.mkdir(parents=True, exist_ok=True)
     pixels = 224 if name == "mobilenet_v1" else 32
     model = shared_assets.mobilenet_v1() if name == "mobilenet_v1" else shared_assets.resnet(56)
-    example = torch.zeros(1, 3, pixels, pixels)
+    return compared(name, (model, torch.zeros(1, 3, pixels, pixels)), runtime, runs, plans)
+
+
+def compared(
+    name: str, network: tuple[torch.nn.Module, Example], runtime: str, runs: Path, plans: int
+) -> dict[str, Any]:
+    """The same of a network and an example of its inputs."""
+    runs.mkdir(parents=True, exist_ok=True)
+    model, example = network
     space = SearchSpace(sc.inspect(model, example), sc.Budget(macs=1.0), SpaceSettings(step=STEP))
     place = runs / f"{name}_{runtime}.json"
     if not place.exists():
@@ -96,7 +104,7 @@ def compare(name: str, runtime: str, runs: Path, plans: int) -> dict[str, Any]:
 
 
 def measured(
-    model: torch.nn.Module, example: torch.Tensor, space: SearchSpace, runtime: str, plans: list[dict[str, int]]
+    model: torch.nn.Module, example: Example, space: SearchSpace, runtime: str, plans: list[dict[str, int]]
 ) -> list[float]:
     """Latency of every plan over that of the dense network, which takes turns with them."""
     chosen, cutter = runtime_called(runtime), Cutter(model, space.graph)
@@ -105,8 +113,9 @@ def measured(
         places = [Path(folder) / f"plan{number}{chosen.suffix}" for number in range(1 + len(plans))]
         for place, counts in zip(places, [dense, *plans], strict=True):
             kept = {key: np.arange(count) for key, count in counts.items()}
-            chosen.convert(fold_norms(cutter.cut(kept), space.graph), (example,), place)
-        looks = [look(runtime, places, random_inputs([list(example.shape)])) for _ in range(LOOKS)]
+            cut, tensors = positional(fold_norms(cutter.cut(kept), space.graph), as_inputs(example))
+            chosen.convert(cut, tensors, place)
+        looks = [look(runtime, places, [x.numpy() for x in tensors]) for _ in range(LOOKS)]
     least = np.min(looks, axis=0)
     return [float(taken / least[0]) for taken in least[1:]]
 

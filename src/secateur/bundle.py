@@ -69,7 +69,7 @@ def bundle_of(model: nn.Module, example: Example, space: SearchSpace, write: Wri
         sizes = [
             _size(layer, shapes.index(shape_of(layer)), counts) for layer in layers_timed for _ in range(times(layer))
         ]
-        networks.append({"file": file, "inputs": [list(x.shape) for x in tensors], "layers": sizes})
+        networks.append({"file": file, "inputs": [_said(x) for x in tensors], "layers": sizes})
     return {"step": _step(space), "layers": layers, "networks": networks}
 
 
@@ -130,6 +130,13 @@ def _plans(space: SearchSpace) -> Iterator[Mapping[str, int]]:
     for _ in range(NETWORKS - 1):
         most = draw.uniform(0.2, 1.0)
         yield {site.key: _some(site, draw.uniform(0.1, most)) for site in space.sites}
+
+
+def _said(x: Tensor) -> list[int] | dict[str, Any]:
+    """An input as `sessions.random_inputs` makes it: any numbers of its shape, or (tokens, masks) its own values."""
+    if x.is_floating_point():
+        return list(x.shape)
+    return {"values": x.tolist(), "dtype": str(x.dtype).removeprefix("torch.")}
 
 
 def _some(site: Site, keep: float) -> int:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from secateur.errors import PlanError
 from secateur.graph import Kept, Layer, ModelGraph, Sparsity, copied, private_copy, structural
+from secateur.memory import give_back
 from secateur.plan import Plan
 from secateur.prune.calibration import Calibration
 from secateur.prune.checking import restate_where_needed
@@ -62,6 +63,7 @@ class Pruner:
         calibration: Calibration,
         settings: PruneSettings | None = None,
     ) -> None:
+        give_back()  # what tracing took
         self.graph = graph
         self.settings = settings or PruneSettings()
         self.dense = private_copy(model).requires_grad_(False)
@@ -77,7 +79,9 @@ class Pruner:
         compared = self.dense if sensed.square else folded
         self.weight_orders: WeightOrders = rank_weights(compared, graph, moments, self.settings.criterion, sensed)
         self._sensed = {key for key in [*self.orders, *self.weight_orders] if sensed.tells_of(graph, key)}
-        self._matters = sensed.matters  # what changes weigh takes gigabytes, and is not needed again
+        self._matters = sensed.matters
+        del sensed  # it is as large as the moments, and not needed again
+        give_back()
         known = moments if self.settings.refit else None
         self._for_good = _Cut(self.dense, graph, known, remember=False)
         few = min(self.trial_examples, len(calibration))

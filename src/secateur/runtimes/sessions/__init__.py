@@ -86,7 +86,11 @@ def _milliseconds(session: Callable[[Any], list[Any]], inputs: Sequence[Any]) ->
     return 1000 * (time.perf_counter() - started)
 
 
-def random_inputs(shapes: Sequence[Sequence[int]], seed: int = 0) -> list[Array]:
-    """Normally distributed inputs of these shapes, float32."""
+def random_inputs(said: Sequence[Sequence[int] | Mapping[str, Any]], seed: int = 0) -> list[Array]:
+    """Normally distributed inputs, float32, where a shape is said; else (tokens, masks) the `values` of a `dtype`."""
     rng = np.random.default_rng(seed)
-    return [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
+    return [
+        np.array(each["values"], each["dtype"]) if isinstance(each, Mapping)
+        else rng.standard_normal(each).astype(np.float32)
+        for each in said
+    ]  # fmt: skip

@@ -126,14 +126,14 @@ class Bench:
     progress: Progress
     done: int = 0
 
-    def measure(self, files: Sequence[str], shapes: Sequence[Sequence[Sequence[int]]]) -> list[float]:
-        """The cost of one pass of each file, whose inputs are of these shapes.
+    def measure(self, files: Sequence[str], inputs: Sequence[Sequence[Any]]) -> list[float]:
+        """The cost of one pass of each file, with inputs as `random_inputs` takes them.
 
         They take turns, so that a busy moment of the machine falls on all alike.
         """
         sessions = {
             str(number): _alone(self.open(file), random_inputs(each))
-            for number, (file, each) in enumerate(zip(files, shapes, strict=True))
+            for number, (file, each) in enumerate(zip(files, inputs, strict=True))
         }
         if self.meter is None:
             found = median_ms(sessions, [], ROUNDS, LEAST_MS)
