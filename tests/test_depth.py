@@ -22,6 +22,7 @@ from secateur.prune import Bypassed
 from secateur.search import SearchSpace, SpaceSettings
 from secateur.search.episode import Episode
 from secateur.search.knapsack import Solver
+from secateur.settings import identity
 
 RAW = sc.PruneSettings(refit=False, sequential=False, recalibrate=False)
 DEEP = SpaceSettings(depth=True, step=1)
@@ -247,3 +248,14 @@ def test_a_table_measures_layers_that_are_there() -> None:
     bundle = bundle_of(model, x[:1], space, Writer(lambda network, example, name: name))
     assert all(count > 0 for facts in bundle["layers"] for count in (*facts["in_channels"], *facts["out_channels"]))
     assert all(min(sizes[1:3]) > 0 for each in bundle["networks"] for sizes in each["layers"])
+
+
+def test_studies_of_before_go_on_where_depth_is_not_searched() -> None:
+    model, x = network("residual")
+    space = SearchSpace(sc.inspect(model, x[:1]), sc.Budget(macs=0.9))
+    said = [
+        identity(model, space, sc.Bayesian(), sc.SearchSettings(space=SpaceSettings(depth=depth)))["space"]
+        for depth in (False, True)
+    ]
+    assert "depth" not in said[0]
+    assert said[1]["depth"]

@@ -90,7 +90,7 @@ def identity(model: nn.Module, space: SearchSpace, searcher: Strategy, settings:
         "budget": {metric: space.budget.value} | ({"absolute": True} if space.budget.absolute else {}),
         "searcher": {"kind": type(searcher).__name__, **asdict(searcher)},  # type: ignore[call-overload]
         "prior": _digest_of(getattr(searcher, "prior", None)),
-        "space": {**asdict(settings.space), "sparsity": _in_order(settings.space.sparsity)},
+        "space": _of_space(settings.space),
         "prune": asdict(settings.prune),
         "workers": settings.workers,
         "race": settings.race,
@@ -104,6 +104,12 @@ def identity(model: nn.Module, space: SearchSpace, searcher: Strategy, settings:
 def _frozen(settings: object) -> bool:
     params = getattr(settings, "__dataclass_params__", None)
     return params is not None and params.frozen and not isinstance(settings, type)
+
+
+def _of_space(space: SpaceSettings) -> dict[str, Any]:
+    """As studies of before `depth` wrote it, where that is not set."""
+    values = {name: value for name, value in asdict(space).items() if name != "depth" or value}
+    return {**values, "sparsity": _in_order(space.sparsity)}
 
 
 def _told_by(model: str | CostModel | None) -> list[str | None]:

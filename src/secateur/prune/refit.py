@@ -90,21 +90,20 @@ class Refitter:
     def solve(self, layer: Layer, inward: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Weights [out, features kept] on the input channels `inward`, and the offset [out] they leave."""
         moments, kept = self.moments[layer.name], self._features(layer, inward)
+        weights, products = self._in_blocks(layer), self._with_moments(layer)
         blocks, size = len(moments.square) // layer.groups, moments.square.shape[1]
         of_block = [kept[kept // size == block] - block * size for block in range(blocks)]
         rows, offsets = [], []
         for group in range(layer.groups):
-            solved = [self._solve_block(layer, group * blocks + number, one) for number, one in enumerate(of_block)]
-            rows.append(torch.cat([solution for solution, _ in solved], 1))
-            offsets.append(torch.stack([offset for _, offset in solved]).sum(0))
+            solved, lost = [], []
+            for number, mine in enumerate(of_block, start=group * blocks):
+                solution = solve_positive(_kept(moments, number, mine), products[number][:, mine].T).T
+                solved.append(solution)
+                lost.append(_mean_lost(moments, number, weights[number], solution, mine))
+            rows.append(torch.cat(solved, 1))
+            offsets.append(torch.stack(lost).sum(0))
         precision = self._weight[layer.name].dtype
         return torch.cat(rows).to(precision), torch.cat(offsets).to(precision)
-
-    def _solve_block(self, layer: Layer, number: int, kept: Tensor) -> tuple[Tensor, Tensor]:
-        """The same of one block of features, of which some are kept."""
-        moments, weight = self.moments[layer.name], self._in_blocks(layer)[number]
-        solution = solve_positive(_kept(moments, number, kept), self._with_moments(layer)[number][:, kept].T).T
-        return solution, _mean_lost(moments, number, weight, solution, kept)
 
     def solve_masked(
         self, layer: Layer, inward: npt.NDArray[np.int64] | None, outward: Tensor | slice, mask: Tensor
