@@ -3,8 +3,8 @@
 As latency_model.py does for convolutional networks: random plans of MiniLM (48 tokens; heads, dims, MLPs) against a
 table that has not seen them, on ONNX Runtime and OpenVINO, one thread. Then a search for half the latency by that
 table, curves alone, held to it by measurement, and the found network timed beside the dense one. Tables and times are
-kept in benchmarks/runs/latency_attention. Half an hour on a machine that does nothing else; `--quick` only shows that
-it works.
+kept in benchmarks/runs/latency_attention. For a machine that does nothing else; it has not been run yet. `--quick` is a
+small form.
 """
 
 from __future__ import annotations

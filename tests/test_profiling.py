@@ -19,7 +19,7 @@ from secateur.cli import main
 from secateur.commands.profiling import How, make_bundle, make_table
 from secateur.cost import LayerTable, NetworkCost, energy_model, latency_model
 from secateur.cost.analytic import picture_bytes
-from secateur.runtimes.sessions import meters
+from secateur.runtimes.sessions import meters, random_inputs
 from secateur.runtimes.sessions import profile as profile_here
 from secateur.runtimes.sessions.grid import Grid, Thinned
 from secateur.runtimes.sessions.profile import fitted
@@ -315,3 +315,17 @@ def test_layers_become_block_sparse_where_that_is_quicker(monkeypatch: pytest.Mo
         assert type(sc.block_sparse(small, {"input": x})[0]) is kind
         assert type(sc.block_sparse(small[0], x)) is kind, "a single layer is a network too"
     assert type(small[0]) is torch.nn.Linear, "the network given is left as it is"
+
+
+def test_tokens_are_timed_by_their_own_values() -> None:
+    model = torch.nn.Sequential(
+        torch.nn.Embedding(9, 16), torch.nn.Linear(16, 32), torch.nn.ReLU(), torch.nn.Linear(32, 4)
+    )
+    tokens = torch.tensor([[3, 8, 1]])
+    space = SearchSpace(sc.inspect(model.eval(), tokens), sc.Budget(macs=1.0))
+    made = bundle.bundle_of(model, tokens, space, bundle.Writer(lambda network, example, name: name))
+    for each in made["networks"]:
+        (given,) = random_inputs(json.loads(json.dumps(each["inputs"])))
+        assert given.dtype == np.int64
+        assert given.tolist() == tokens.tolist()
+    assert random_inputs([[2, 5]])[0].shape == (2, 5)

@@ -77,8 +77,8 @@ def _with_bypasses(traced: Traced, graph: ModelGraph) -> ModelGraph:
     able = with_bypasses(graph, frozenset(keys))
     proof = _Proof(traced, able)
     nothing = np.zeros(0, dtype=np.int64)
-    if proof.differs_without(dict.fromkeys(keys, nothing)):
-        keys = [key for key in keys if not proof.differs_without({key: nothing})]
+    if proof.differs_in(dict.fromkeys(keys, nothing)):
+        keys = [key for key in keys if not proof.differs_in({key: nothing})]
     return with_bypasses(graph, frozenset(keys))
 
 
@@ -181,16 +181,12 @@ class _Proof:
         for seed in range(draws):
             place: tuple[int | str, ...] = seed, *keys
             if place not in self._known:
-                self._known[place] = self._differs_in(self._some(keys, seed))
+                self._known[place] = self.differs_in(self._some(keys, seed))
             if self._known[place]:
                 return self._known[place]
         return ""
 
-    def differs_without(self, kept: Kept) -> str:
-        """Why a network of whose groups some keep nothing answers otherwise than it must; empty if it does not."""
-        return self._differs_in(kept)
-
-    def _differs_in(self, kept: Kept) -> str:
+    def differs_in(self, kept: Kept) -> str:
         """Why the network that keeps these answers otherwise than it must."""
         numbers = Numbers()
         reference = self._reference(kept, numbers=numbers)
